@@ -1,0 +1,91 @@
+"""The batch: what a rank gets for one micro-step, the contract of stream and trainer.
+
+Shapes: N images, P persons of these images, H x W the fixed size of a view.
+"""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+FILL_RGB = (124, 116, 104)
+"""Padding and canvas fill: the ImageNet mean, so that it is near zero once normalised."""
+
+
+class Use(IntEnum):
+    """What a person in one view may be used for."""
+
+    ABSENT = 0
+    """Not in this view."""
+    IGNORE = 1
+    """A region that is neither positive nor negative."""
+    DETECT = 2
+    """A positive for detection; too cut or too small for re-ID."""
+    MATCH = 3
+    """Detection, OIM, and L_con if the other view has it as MATCH too."""
+
+
+@dataclass(frozen=True)
+class View:
+    pixels: Tensor
+    """(N, H, W, 3) uint8 RGB; content at the top left, the rest is FILL_RGB."""
+    valid: Tensor
+    """(N, 2) int64, height and width of the content, in pixels."""
+    boxes: Tensor
+    """(P, 4) float32 xyxy in pixels of this view, clipped to the content; zeros where ABSENT."""
+    use: Tensor
+    """(P,) int64, values of `Use`."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Scenes or canvases in two views. The same person has the same row in both."""
+
+    views: tuple[View, View]
+    position: Tensor
+    """(N,) int64 global position in the order of scenes or of canvases; ascending."""
+    domain: Tensor
+    """(N,) int64 index into the stream's `domains` of this task."""
+    image: Tensor
+    """(P,) int64 index of the person's image in this batch; ascending."""
+    person: Tensor
+    """(P,) int64 number of the person in its image, as annotated."""
+    identity: Tensor
+    """(P,) int64 row of the look-up table, -1 where unlabelled."""
+    keys: tuple[str, ...]
+    """(N,) sample keys."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> "Images":
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        first, second = (
+            View(move(v.pixels), move(v.valid), move(v.boxes), move(v.use)) for v in self.views
+        )
+        return replace(
+            self,
+            views=(first, second),
+            position=move(self.position),
+            domain=move(self.domain),
+            image=move(self.image),
+            person=move(self.person),
+            identity=move(self.identity),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's part of one micro-step; a task with batch size 0 is None."""
+
+    step: int
+    """Index of the global batch that this is a part of."""
+    scenes: Images | None
+    canvases: Images | None
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(
+            self.step,
+            self.scenes and self.scenes.to(device),
+            self.canvases and self.canvases.to(device),
+        )

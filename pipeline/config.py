@@ -1,0 +1,117 @@
+"""The one reader of configuration: YAML file + `--set a.b=c` -> a frozen, typed tree.
+
+Each class that has settings declares them as a `Config` beside itself; a run's config nests them.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import UserError
+
+
+class Config(BaseModel):
+    """Base of all settings: immutable, typed, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(
+    kind: type[C], path: str | Path, overrides: Iterable[str] = (), section: str | None = None
+) -> C:
+    """Reads `path`, applies `key.sub=value` overrides (values are YAML) and validates as `kind`.
+
+    `section` validates that top-level key alone, for commands that need no more of a run file.
+    Raises UserError naming the file, the key and, for an unknown one, the nearest that exists.
+    """
+    tree = read_yaml(path)
+    for override in overrides:
+        _apply(tree, override)
+    if section is not None:
+        if section not in tree:
+            raise UserError(f"{path} has no section `{section}:`.")
+        tree = tree[section]
+    return parse_config(kind, tree, str(path))
+
+
+def parse_config(kind: type[C], tree: Any, origin: str) -> C:
+    """Validates a plain tree; `origin` names it in the error."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        raise UserError(f"{origin}: " + "; ".join(lines) + ".") from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file whose top level is a mapping."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"no configuration file {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold a mapping of settings, not {type(tree).__name__}.")
+    return tree
+
+
+def dump_config(config: Config) -> str:
+    """The resolved tree as YAML, which `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}: write it as key.sub=value.")
+    *parents, last = name.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--set {override}: `{parent}` is a value, not a section.")
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: `{value}` is not a YAML value.") from None
+
+
+def _explain(kind: type[Config], problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "top level"
+    if problem["type"] != "extra_forbidden":
+        return f"`{where}`: {problem['msg']}"
+    known = _fields_at(kind, problem["loc"][:-1])
+    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else "known here: " + ", ".join(sorted(known))
+    return f"unknown key `{where}`, {hint}"
+
+
+def _fields_at(kind: Any, path: tuple[Any, ...]) -> list[str]:
+    """Names of the settings of the Config that lies at `path` below `kind`."""
+    for name in path:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if name not in kind.model_fields:
+                continue  # a union's tag, not a key
+            kind = kind.model_fields[name].annotation
+        kind = _inner(kind)
+    kind = _inner(kind)
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _inner(kind: Any) -> Any:
+    """The Config inside `list[X]`, `dict[str, X]`, `X | None`."""
+    origin = typing.get_origin(kind)
+    if origin in (list, tuple, dict, typing.Union, types.UnionType):
+        options = [_inner(option) for option in typing.get_args(kind)]
+        models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        return models[0] if models else kind
+    return kind

@@ -1,0 +1,20 @@
+"""Errors that a user can act on, and how a command reports them."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """One paragraph that says what is wrong, where, and what to do about it."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs a command-line entry point: a `UserError` prints its paragraph and exits with 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

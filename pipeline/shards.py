@@ -1,0 +1,172 @@
+"""A shard set at a URL: names, the index schema, the manifest. The contract of writer and reader.
+
+shards/v0/000000.tar       <key>.jpg|png + <key>.json; further variants v1, v2 ...: same keys, same plan
+shards/v0/000000.parquet   a row for every planned sample; written after the tar, marks it done
+quarantine.parquet         the quarantined rows of all shards
+manifest.json              written last
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from pipeline.annotation import Task
+from pipeline.errors import UserError
+from pipeline.store import Location
+
+MANIFEST = "manifest.json"
+QUARANTINE = "quarantine.parquet"
+
+OK, QUARANTINED, FORGOTTEN = "ok", "quarantined", "forgotten"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("status", pa.string()),  # ok | quarantined | forgotten
+        ("reason", pa.string()),  # why quarantined, else null
+        ("origin", pa.string()),  # the source's full name for the sample
+        ("run", pa.int32()),  # rows of one run hold one identity and stay together in the stream
+        ("image_type", pa.string()),  # jpg | png: the member's extension
+        ("image_offset", pa.int64()),  # of the member's bytes in the tar; null unless ok
+        ("image_size", pa.int64()),
+        ("json_offset", pa.int64()),
+        ("json_size", pa.int64()),
+        ("source_sha256", pa.string()),  # of the source's bytes, before anything was stripped
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("persons", pa.int32()),  # not ignored
+        ("ignored", pa.int32()),
+        ("identities", pa.list_(pa.string())),
+    ]
+)
+"""Columns of a shard's index. Schema metadata adds `plan_hash`, `tar_bytes` and `tar_sha256`."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shard(_Record):
+    """One tar of one variant."""
+
+    name: str
+    """`000000`, the same in all variants."""
+    variant: int
+    tar_bytes: int
+    tar_sha256: str
+    index_sha256: str
+    planned: int
+    ok: int
+    quarantined: int
+    forgotten: int = 0
+
+    @property
+    def slots(self) -> int:
+        """Places in the stream's order: forgetting a sample must not move the others."""
+        return self.ok + self.forgotten
+
+
+class CountCheck(_Record):
+    """A published figure against the one found in the source."""
+
+    what: str
+    published: int
+    found: int
+    evidence: str
+    """`V` verified on real files, `S` read in a source, `R` remembered: facts of the dataset's page."""
+
+
+class Manifest(_Record):
+    version: Literal[1] = 1
+    dataset: str
+    domain: str
+    split: str
+    task: Task
+    shards: tuple[Shard, ...]
+    variants: int = 1
+    samples: int
+    """Samples in shards (one variant's), without quarantined ones."""
+    quarantined: int
+    excluded: dict[str, int] = {}
+    """Source samples left out on purpose, by rule."""
+    persons: int
+    ignored: int
+    identities: tuple[str, ...] = ()
+    counts: tuple[CountCheck, ...] = ()
+    settings: dict[str, JsonValue] = {}
+    """All that decides the bytes: canvas, grouping, shard size, seed, check."""
+    plan_hash: str
+    licence: str
+    generation: int = 0
+    parent: str | None = None
+    """sha256 of the manifest that this generation was made from."""
+
+    def to_json(self) -> bytes:
+        return (self.model_dump_json(indent=1) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A finished shard set. Raises UserError if there is none at `url`, or a foreign one."""
+
+    url: str
+
+    @cached_property
+    def location(self) -> Location:
+        return Location(self.url)
+
+    @cached_property
+    def manifest_bytes(self) -> bytes:
+        try:
+            return self.location.child(MANIFEST).read()
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"no shard set at {self.url}: {MANIFEST} is missing. It is written last, so the sharding "
+                "job has not finished there (run it again, it continues) or the URL is wrong."
+            ) from None
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        try:
+            return Manifest.model_validate_json(self.manifest_bytes)
+        except ValidationError as error:
+            raise UserError(
+                f"{self.url}/{MANIFEST} is not a manifest of this version: {error.errors()[0]['msg']}"
+            ) from None
+
+    @cached_property
+    def manifest_sha256(self) -> str:
+        return sha256(self.manifest_bytes)
+
+    def shards(self, variant: int = 0) -> list[Shard]:
+        return [shard for shard in self.manifest.shards if shard.variant == variant]
+
+    def tar(self, shard: Shard) -> Location:
+        return self.location.child(*tar_name(shard.variant, shard.name).split("/"))
+
+    def index(self, shard: Shard) -> pa.Table:
+        """The shard's index; raises UserError if it is not the one that the manifest names."""
+        location = self.location.child(*index_name(shard.variant, shard.name).split("/"))
+        data = location.read()
+        if sha256(data) != shard.index_sha256:
+            raise UserError(
+                f"{location.url} is not the index that {MANIFEST} names: re-run the sharding job."
+            )
+        return pq.read_table(pa.BufferReader(data))
+
+
+def tar_name(variant: int, shard: str) -> str:
+    return f"shards/v{variant}/{shard}.tar"
+
+
+def index_name(variant: int, shard: str) -> str:
+    return f"shards/v{variant}/{shard}.parquet"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
