@@ -1,0 +1,74 @@
+"""What an adapter is: it lists a native release as unified records and reads one sample's bytes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from pipeline.annotation import Person, Task
+
+WHOLE_CROP = (0.0, 0.0, 0.0, 0.0)
+"""Box of the person of a re-ID crop: all of it. The canvas turns it into a real box."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSample:
+    """One sample as its release describes it, before any image was opened."""
+
+    key: str
+    locator: str
+    """What `read` needs: a path below the source, a database key, a cell of a .mat file."""
+    origin: str
+    """Full name for people, written into the annotation: file, archive member or database key."""
+    size_bytes: int
+    """Bytes of the coded image in the source, or their estimate where it stores raw arrays."""
+    persons: tuple[Person, ...] = ()
+    """Of a re-ID crop: exactly one, its box WHOLE_CROP."""
+    expected_size: tuple[int, int] | None = None
+    """Width and height that the source's annotation claims."""
+    tags: tuple[str, ...] = ()
+    extra: dict[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure that the release's authors or users published, and how far it was checked."""
+
+    what: str
+    """`images`, `persons`, `identities` ..."""
+    number: int
+    evidence: str
+    """V verified on real files, S read in a named source, R remembered."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All samples of one split, and what was left out on purpose."""
+
+    samples: list[SourceSample]
+    excluded: dict[str, int] = field(default_factory=dict)
+    """Source samples left out, by rule (`no pedestrian`: 12)."""
+    missing: tuple[str, ...] = ()
+    """Origins that the annotation names but the source lacks: quarantined, the job goes on."""
+
+
+class Adapter(Protocol):
+    """One dataset. Stateless: handles to databases are opened inside the worker that reads."""
+
+    name: str
+    task: Task
+    licence: str
+    """What binds whoever holds shards made from it, in one sentence."""
+    homepage: str
+    splits: Mapping[str, tuple[Published, ...]]
+    """Every split that `list_samples` takes, with its published figures."""
+
+    def list_samples(self, source: Path, split: str) -> Listing:
+        """Lists `split` in a stable order. Raises UserError naming a missing annotation or folder."""
+        ...
+
+    def read(self, source: Path, locator: str) -> bytes:
+        """The sample's coded image (JPEG or PNG). Raises FileNotFoundError, OSError or ValueError."""
+        ...
