@@ -11,6 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+FILL_RGB = (124, 116, 104)
+"""Padding and canvas fill: the ImageNet mean, so that it is near zero once normalised."""
+
 MAX_KEY_BYTES = 100
 MAX_JSON_BYTES = 4 << 20
 

@@ -9,8 +9,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-FILL_RGB = (124, 116, 104)
-"""Padding and canvas fill: the ImageNet mean, so that it is near zero once normalised."""
+from pipeline.annotation import FILL_RGB as FILL_RGB  # padding of the views
 
 
 class Use(IntEnum):
