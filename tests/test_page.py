@@ -1,0 +1,193 @@
+"""The HTML helper: what it escapes, where boxes land, what its plots draw."""
+
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import page, plot
+from pipeline.annotation import Annotation, Person
+
+VOID = {"meta", "img"}
+
+
+def picture_bytes(width: int = 40, height: int = 80, kind: str = "JPEG") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), (90, 120, 150)).save(out, kind)
+    return out.getvalue()
+
+
+def annotation(*persons: Person) -> Annotation:
+    return Annotation(
+        key="crowdhuman/train/273271,1a0d",
+        dataset="crowdhuman",
+        domain="crowdhuman",
+        split="train",
+        task="detection",
+        width=400,
+        height=800,
+        persons=persons,
+        source="a.jpg",
+    )
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that closes another than the innermost open one; collects addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def everything(hostile: str) -> str:
+    person = Person(box=(10, 20, 110, 220), identity=hostile)
+    series = plot.Series(hostile, [0, 1, 2], [1, 2, 3])
+    return page.document(
+        hostile,
+        hostile,
+        [
+            page.section(
+                hostile,
+                page.key_figures([page.Figure(hostile, hostile, hostile)]),
+                page.callout(hostile),
+                page.details(hostile, page.paragraph(hostile)),
+                page.table([hostile], [[hostile]]),
+                page.mark_legend(),
+                page.contact_sheet([page.sample_picture(picture_bytes(), annotation(person))]),
+                page.columns(
+                    plot.line_plot(
+                        hostile, [series, series], hostile, hostile, 2, True, (hostile, 1)
+                    ),
+                    plot.scatter_plot(hostile, {hostile: [[0, 1], [2, 3]]}),
+                    plot.bar_chart(hostile, [hostile], {hostile: [1.0]}, (hostile, 0.5)),
+                ),
+                page.block(hostile, lead=hostile),
+                lead=hostile,
+            )
+        ],
+    )
+
+
+def test_a_page_escapes_all_text_and_is_balanced() -> None:
+    hostile = "<script src='http://x'>\"&'"
+    text = everything(hostile)
+    parser = Balance()
+    parser.feed(text)
+    assert not parser.open
+    assert "<script" not in text
+    assert text.count("&lt;script") > 20
+
+
+def test_a_page_needs_nothing_from_outside() -> None:
+    parser = Balance()
+    text = everything("plain")
+    parser.feed(text)
+    assert parser.addresses
+    assert all(address.startswith("data:image/jpeg;base64,") for address in parser.addresses)
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_boxes_are_placed_in_percent_of_the_annotated_size_and_cut_at_the_edge() -> None:
+    inside = Person(box=(100, 200, 300, 600), identity="train:0007")
+    leaving = Person(box=(-100, 400, 100, 1200), ignore=True)
+    outside = Person(box=(-50, 0, -10, 100))
+    sheet = page.contact_sheet(
+        [page.sample_picture(picture_bytes(), annotation(inside, leaving, outside))]
+    )
+    places = re.findall(
+        r'class="mark (\w+)" style="left:(.*?)%;top:(.*?)%;width:(.*?)%;height:(.*?)%', sheet
+    )
+    assert places == [
+        ("identity", "25.00", "25.00", "50.00", "50.00"),
+        ("ignore", "0.00", "50.00", "25.00", "50.00"),
+    ]
+    assert "train:0007" in sheet
+    assert "273271,1a0d" in sheet
+
+
+def test_thumbnails_are_small_and_refuse_bombs_and_other_formats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = Image.open(io.BytesIO(page.thumbnail(picture_bytes(900, 600, "PNG"), 100)))
+    assert small.size == (150, 100)
+    with pytest.raises(ValueError):
+        page.thumbnail(picture_bytes(kind="GIF"), 100)
+    with pytest.raises(ValueError):
+        page.thumbnail(picture_bytes()[:200], 100)
+    monkeypatch.setattr(page, "MAX_SOURCE_PIXELS", 100)
+    with pytest.raises(ValueError, match="40 x 80"):
+        page.thumbnail(picture_bytes(), 100)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1234567, "1,234,567"),
+        (3.0, "3"),
+        (0.123456, "0.1235"),
+        (12345.678, "12,345.7"),
+        (None, "-"),
+    ],
+)
+def test_numbers_read_well(value: float | None, text: str) -> None:
+    assert page.number(value) == text
+
+
+def test_numeric_columns_stand_to_the_right() -> None:
+    text = page.table(["name", "count"], [["a", 1], ["b", None]])
+    assert text.count('class="number"') == 3
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert plot.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert plot.ticks(-0.013, 0.021) == [-0.01, 0, 0.01, 0.02]
+
+
+def test_the_running_mean_is_the_mean_of_the_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=30)
+    expected = [values[max(0, i - 2) : i + 3].mean() for i in range(30)]
+    np.testing.assert_allclose(plot.running_mean(values, 5), expected)
+
+
+def test_line_plots_keep_spikes_and_say_what_they_leave_out() -> None:
+    y = np.zeros(50_000)
+    y[31_234] = 1.0
+    y[7] = np.nan
+    drawn = plot.line_plot("loss", [plot.Series("loss", np.arange(50_000), y)], smooth=10)
+    raw = re.search(r'class="raw".*?d="(.*?)"', drawn)
+    assert raw is not None
+    heights = [float(point.split(",")[1]) for point in re.split("[ML]", raw[1]) if point]
+    assert len(heights) <= plot.MAX_POINTS
+    assert min(heights) < 30, "the spike of one point in 50,000 must reach the top"
+    assert "1 values that are not finite" in drawn
+
+
+def test_plots_of_nothing_say_so() -> None:
+    for empty in (
+        plot.line_plot("a", [plot.Series("x", [], [])]),
+        plot.line_plot("a", []),
+        plot.scatter_plot("a", {}),
+        plot.bar_chart("a", [], {"x": []}),
+    ):
+        assert "nothing was recorded" in empty
+
+
+def test_flat_and_single_point_series_are_drawn() -> None:
+    for y in ([2.0], [5.0, 5.0, 5.0], [0.0, 0.0]):
+        drawn = plot.line_plot("a", [plot.Series("x", range(len(y)), y)])
+        assert "nan" not in drawn
+        assert 'class="line"' in drawn
