@@ -52,6 +52,8 @@ class Listing:
     """Source samples left out, by rule (`no pedestrian`: 12)."""
     missing: tuple[str, ...] = ()
     """Origins that the annotation names but the source lacks: quarantined, the job goes on."""
+    found: dict[str, int] = field(default_factory=dict)
+    """What the split really holds, under the names of `Published.what`, and counted oddities beside."""
 
 
 class Adapter(Protocol):
