@@ -1,0 +1,128 @@
+"""Export: what other code loads computes what the trained backbone computes, and gaps are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from training.export import export, write_files
+from training.model.backbone import BackboneConfig, build_backbone
+from training.model.norm import NormContext
+
+
+class Parts(nn.Module):
+    """A trained model's backbone under the names that the person-search model gives it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        config = BackboneConfig.model_validate(
+            {"name": name, "weights": "random", "norm": "cross_rank"}
+        )
+        built = build_backbone(config, NormContext())
+        self.backbone = built.trunk
+        self.head = nn.ModuleDict({"layer4": built.last_stage})
+        self.predictor = nn.Linear(4, 4)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.head["layer4"](self.backbone(x)).mean((2, 3))
+
+
+def trained(name: str) -> Parts:
+    torch.manual_seed(0)
+    model = Parts(name)
+    for module_name, buffer in model.named_buffers():
+        if buffer.is_floating_point():
+            nn.init.uniform_(buffer, 0.5, 1.5)
+        elif module_name.endswith("num_batches_tracked"):
+            buffer.fill_(7)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_torchvision_loads_every_key_but_fc_and_computes_the_same(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
+    model = trained(name)
+    write_files(export("torchvision", model.state_dict(), name), tmp_path / "weights", {})
+    path = tmp_path / f"weights{suffix}"
+    loaded = torch.load(path, weights_only=True) if suffix == ".pth" else load_file(path)
+    net = getattr(torchvision.models, name)(weights=None)
+    result = net.load_state_dict(loaded, strict=False)
+    assert set(result.missing_keys) == {"fc.weight", "fc.bias"}
+    assert not result.unexpected_keys
+    net.fc = nn.Identity()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(x), model.features(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_account_names_every_tensor_on_both_sides(tmp_path: Path) -> None:
+    state = trained("resnet18").state_dict()
+    exported = export("torchvision", state, "resnet18")
+    files = write_files(exported, tmp_path / "out" / "weights", {"step": 12})
+    account = json.loads((tmp_path / "out" / "weights.json").read_text())
+    assert account["step"] == 12
+    assert account["missing"] == ["fc.bias", "fc.weight"]
+    assert set(account["mapped"].values()) | set(account["dropped"]) == set(state)
+    assert "predictor.weight" in account["dropped"]
+    assert any("canvas_running_mean" in name for name in account["dropped"])
+    assert set(account["sha256"]) == {"weights.safetensors", "weights.pth"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        p.name for p in files
+    )
+
+
+def test_running_statistics_are_those_of_the_scenes() -> None:
+    state = trained("resnet18").state_dict()
+    exported = export("torchvision", state, "resnet18")
+    assert torch.equal(exported.tensors["bn1.running_mean"], state["backbone.bn1.running_mean"])
+    assert exported.tensors["layer4.1.bn2.num_batches_tracked"] == 7
+
+
+def test_frozen_norms_have_no_counters_and_export_says_that_it_adds_them() -> None:
+    state = trained("resnet18").state_dict()
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    kept = {name: value for name, value in state.items() if name not in counters}
+    exported = export("torchvision", kept, "resnet18")
+    assert len(exported.added) == len(counters)
+    assert all(exported.tensors[name] == 0 for name in exported.added)
+
+
+def drop(state: dict[str, Tensor]) -> None:
+    del state["head.layer4.0.conv1.weight"]
+
+
+def reshape(state: dict[str, Tensor]) -> None:
+    state["backbone.conv1.weight"] = torch.zeros(64, 3, 3, 3)
+
+
+def poison(state: dict[str, Tensor]) -> None:
+    state["backbone.bn1.running_var"][3] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(drop, "layer4.0.conv1.weight is absent"), (reshape, "wants"), (poison, "not finite")],
+)
+def test_anything_short_of_full_coverage_is_refused(damage, message: str) -> None:
+    state = trained("resnet18").state_dict()
+    damage(state)
+    with pytest.raises(UserError, match=message):
+        export("torchvision", state, "resnet18")
+
+
+def test_another_backbone_and_an_unknown_target_are_refused() -> None:
+    state = trained("resnet18").state_dict()
+    with pytest.raises(UserError, match="nothing was exported"):
+        export("torchvision", state, "resnet50")
+    with pytest.raises(UserError, match="torchvision"):
+        export("caffe", state, "resnet18")
