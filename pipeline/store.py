@@ -1,6 +1,7 @@
 """Files at a URL, through fsspec: local folders and object stores behind one small interface."""
 
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -85,6 +86,12 @@ class Location:
             self._publish_local(temporary)
         else:
             retry(lambda: self.fs.pipe_file(self.path, data))
+
+    def scratch(self) -> Path:
+        """Name for a local file that is to be `upload`ed here, unique to this attempt."""
+        if self.is_local:
+            return self._temporary()
+        return Path(tempfile.gettempdir(), f".{uuid.uuid4().hex}.tmp")
 
     def upload(self, local_file: str | Path) -> None:
         """Moves a finished local file here, whole or not at all."""

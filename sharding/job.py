@@ -1,0 +1,203 @@
+"""The plan on Ray: one task a shard, what is done already skipped, every failure named."""
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, TextIO
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from tqdm import tqdm
+
+from pipeline.errors import UserError
+from pipeline.shards import Manifest
+from pipeline.store import Location
+from sharding.datasets.base import Adapter, Listing
+from sharding.output import check_destination, finish, finished_shards
+from sharding.plan import Plan, PlanConfig, ShardPlan, make_plan
+from sharding.writer import ShardJob, ShardResult, write_shard
+
+IN_FLIGHT_PER_CPU = 2
+"""Enough that no worker waits for the driver, few enough that plans of shards do not pile up."""
+TASK_RETRIES = 3
+OBJECT_STORE_BYTES = 256 << 20
+"""Holds plans of shards in flight only; fits where Ray's own default, a third of the memory, does not."""
+LOG_INTERVAL_S = 10.0
+
+
+class ShardsFailed(UserError):
+    """Some shards could not be written; all others are."""
+
+
+@dataclass(frozen=True)
+class SetRequest:
+    """One split of one dataset, from where it lies to where its shards go."""
+
+    adapter: Adapter
+    source: Path
+    split: str
+    out: str
+    config: PlanConfig
+
+    @property
+    def name(self) -> str:
+        return f"{self.adapter.name} {self.split}"
+
+    def plan(self) -> tuple[Plan, Listing]:
+        listing = self.adapter.list_samples(self.source, self.split)
+        return make_plan(self.adapter, self.split, listing, self.config), listing
+
+
+@contextmanager
+def ray_session(workers: int | None = None) -> Iterator[int]:
+    """Yields how many tasks may be in flight: on the cluster at RAY_ADDRESS, else on a Ray of its own."""
+    if ray.is_initialized():
+        yield _in_flight(workers)
+        return
+    temporary = None
+    if "RAY_ADDRESS" in os.environ:  # set by the user, or by Ray inside `ray job submit`
+        _connect()
+    else:
+        # Not below the user's temporary folder: Ray's socket paths must stay under 107 bytes.
+        temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        ray.init(
+            address="local",
+            num_cpus=workers or len(os.sched_getaffinity(0)),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=temporary,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield _in_flight(workers)
+    finally:
+        ray.shutdown()
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _connect() -> None:
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({error}). Start one, "
+            "or unset RAY_ADDRESS to run on this machine alone."
+        ) from None
+
+
+def _in_flight(workers: int | None) -> int:
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    return IN_FLIGHT_PER_CPU * min(cpus, workers or cpus)
+
+
+def write_set(request: SetRequest, in_flight: int) -> Manifest:
+    """Writes what is not there yet. Raises UserError, and ShardsFailed once all else is finished."""
+    out = Location(request.out)
+    check_destination(out)
+    plan, listing = request.plan()
+    done = finished_shards(out, plan)
+    todo = [shard for shard in plan.shards if shard.name not in done]
+    description = plan.description()
+    jobs = (_shard_job(request, plan, shard, description) for shard in todo)
+    with _progress(request.name, plan, sum(len(shard.samples) for shard in todo)) as bar:
+        failures = dict(_run(jobs, in_flight, bar))
+    if failures:
+        raise ShardsFailed(_explain(request, plan, failures))
+    return finish(out, plan, request.adapter, listing)
+
+
+def _shard_job(
+    request: SetRequest, plan: Plan, shard: ShardPlan, description: dict[str, Any]
+) -> ShardJob:
+    return ShardJob(
+        adapter=request.adapter,
+        source=request.source,
+        split=request.split,
+        shard=shard,
+        config=request.config,
+        variants=plan.variants,
+        out=request.out,
+        plan_hash=plan.hash,
+        description=description,
+    )
+
+
+def _run(jobs: Iterable[ShardJob], in_flight: int, bar: "tqdm[Any]") -> Iterator[tuple[str, str]]:
+    """Runs all jobs; yields the names of failed shards with the reason."""
+    task = ray.remote(write_shard).options(
+        num_cpus=1, max_retries=TASK_RETRIES, retry_exceptions=[OSError]
+    )
+    pending: dict[ray.ObjectRef, str] = {}
+    quarantined = 0
+    for job in chain(jobs, [None]):
+        if job is not None:
+            pending[task.remote(job)] = job.shard.name
+        while pending and (job is None or len(pending) >= in_flight):
+            (reference,), _ = ray.wait(list(pending), num_returns=1)
+            name = pending.pop(reference)
+            try:
+                result: ShardResult = ray.get(reference)
+            except RayError as error:
+                yield name, _reason(error)
+                continue
+            quarantined += result.quarantined
+            bar.set_postfix(quarantined=quarantined, refresh=False)
+            bar.update(result.ok + result.quarantined)
+
+
+def _reason(error: RayError) -> str:
+    """The cause in one line; an error that no source or store can cause shows where it came from."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if not isinstance(cause, OSError):
+        print(error, file=sys.stderr)
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]
+
+
+def _explain(request: SetRequest, plan: Plan, failures: dict[str, str]) -> str:
+    named = "; ".join(f"{name} ({reason})" for name, reason in sorted(failures.items())[:5])
+    more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
+    return (
+        f"{len(failures)} of {len(plan.shards)} shards of {request.name} could not be written: "
+        f"{named}{more}. The others are finished: run the same command again and it writes these."
+    )
+
+
+def _progress(name: str, plan: Plan, samples: int) -> "tqdm[Any]":
+    terminal = sys.stderr.isatty()
+    bar: tqdm[Any] = tqdm(
+        total=plan.samples,
+        initial=plan.samples - samples,
+        desc=name,
+        unit="image",
+        file=sys.stderr if terminal else _LogLines(sys.stderr),
+        mininterval=0.2 if terminal else LOG_INTERVAL_S,
+        ncols=None if terminal else 110,
+    )
+    return bar
+
+
+class _LogLines:
+    """A stream on which each state of a progress bar is a line of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            self._stream.write(line + "\n")
+
+    def flush(self) -> None:
+        self._stream.flush()

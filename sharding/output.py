@@ -1,0 +1,209 @@
+"""What already lies at an output, and what is written there last: quarantine and manifest."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+from pipeline.shards import (
+    INDEX_SCHEMA,
+    MANIFEST,
+    OK,
+    QUARANTINE,
+    QUARANTINED,
+    CountCheck,
+    Manifest,
+    Shard,
+    index_name,
+    sha256,
+)
+from pipeline.store import Location
+from sharding.datasets.base import Adapter, Listing
+from sharding.plan import PLAN_VERSION, Plan, deciding_settings, differences
+
+BUCKET_SCHEMES = ("s3://", "gs://", "az://", "abfs://")
+
+
+@dataclass(frozen=True)
+class WrittenIndex:
+    """An index as it lies at the output."""
+
+    table: pa.Table
+    sha256: str
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {k.decode(): v.decode() for k, v in (self.table.schema.metadata or {}).items()}
+
+    def count(self, status: str) -> int:
+        return int(pc.sum(pc.equal(self.table["status"], status)).as_py() or 0)
+
+
+def child(out: Location, name: str) -> Location:
+    return out.child(*name.split("/"))
+
+
+def check_destination(out: Location) -> None:
+    """Raises UserError if nothing can be written below `out`, before hours went into it."""
+    if out.is_local:
+        nearest = next(p for p in (Path(out.path), *Path(out.path).parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise UserError(
+                f"cannot write to {out.url}: {nearest} is not a folder one may write to."
+            )
+    elif out.url.startswith(BUCKET_SCHEMES):
+        bucket = out.path.split("/")[0]
+        try:
+            found = out.fs.exists(bucket)
+        except Exception as error:  # each store's client has errors of its own
+            raise UserError(f"cannot reach {out.url}: {type(error).__name__}: {error}") from None
+        if not found:
+            raise UserError(
+                f"cannot write to {out.url}: there is no bucket {bucket!r}. Create it first."
+            )
+
+
+def finished_shards(out: Location, plan: Plan) -> set[str]:
+    """Names of the shards of `plan` that are complete in all variants.
+
+    Raises UserError, naming the difference, if another plan's shards lie there.
+    """
+    files = set(out.list_files())
+    done = set()
+    for name in sorted(file for file in files if file.startswith("shards/")):
+        if name.endswith(".parquet") and (written := read_index(child(out, name))) is not None:
+            _refuse_other_plan(out, plan, written.metadata)
+            if _tar_is_whole(out, files, name, written):
+                done.add(name)
+    return {
+        shard.name
+        for shard in plan.shards
+        if all(index_name(variant, shard.name) in done for variant in range(plan.variants))
+    }
+
+
+def read_index(location: Location) -> WrittenIndex | None:
+    """None if there is none, or it is not a readable index."""
+    try:
+        data = location.read()
+        return WrittenIndex(pq.read_table(pa.BufferReader(data)), sha256(data))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+
+
+def _refuse_other_plan(out: Location, plan: Plan, metadata: dict[str, str]) -> None:
+    if metadata.get("plan_hash") == plan.hash:
+        return
+    old = json.loads(metadata.get("plan", "{}"))
+    changed = "; ".join(differences(old, plan.description()))
+    raise UserError(
+        f"{out.url} holds shards of another plan ("
+        f"{changed or 'same settings, but names, sizes or annotations in the source changed'}). "
+        "Write to another URL, or remove what is there first."
+    )
+
+
+def _tar_is_whole(out: Location, files: set[str], name: str, written: WrittenIndex) -> bool:
+    tar = name.removesuffix(".parquet") + ".tar"
+    return tar in files and child(out, tar).size() == int(written.metadata["tar_bytes"])
+
+
+def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
+    """Writes quarantine.parquet and, last of all, the manifest. Every shard must be there."""
+    _remove_temporaries(out)
+    shards, tables = [], []
+    for shard, written in _written_shards(out, plan):
+        shards.append(shard)
+        if shard.variant == 0:
+            tables.append(written.table)
+    rows = pa.concat_tables([table.replace_schema_metadata() for table in tables])
+    quarantined = rows.filter(pc.equal(rows["status"], QUARANTINED))
+    sink = pa.BufferOutputStream()
+    pq.write_table(quarantined.cast(INDEX_SCHEMA), sink, compression="zstd")
+    child(out, QUARANTINE).write(sink.getvalue().to_pybytes())
+    manifest = _manifest(plan, adapter, listing, shards, rows)
+    child(out, MANIFEST).write(manifest.to_json())
+    return manifest
+
+
+def _written_shards(out: Location, plan: Plan) -> Iterator[tuple[Shard, WrittenIndex]]:
+    for variant in range(plan.variants):
+        for planned in plan.shards:
+            written = read_index(child(out, index_name(variant, planned.name)))
+            if written is None:
+                raise UserError(
+                    f"{out.url}/{index_name(variant, planned.name)} vanished while the job ran: run it again."
+                )
+            yield _shard(planned.name, variant, written), written
+
+
+def _shard(name: str, variant: int, written: WrittenIndex) -> Shard:
+    return Shard(
+        name=name,
+        variant=variant,
+        tar_bytes=int(written.metadata["tar_bytes"]),
+        tar_sha256=written.metadata["tar_sha256"],
+        index_sha256=written.sha256,
+        planned=written.table.num_rows,
+        ok=written.count(OK),
+        quarantined=written.count(QUARANTINED),
+    )
+
+
+def _manifest(
+    plan: Plan, adapter: Adapter, listing: Listing, shards: list[Shard], rows: pa.Table
+) -> Manifest:
+    def total(column: str) -> int:
+        return int(pc.sum(rows[column]).as_py() or 0)
+
+    identities = pc.unique(pc.list_flatten(rows["identities"])).to_pylist()
+    settings: dict[str, Any] = {
+        "plan_version": PLAN_VERSION,
+        **deciding_settings(plan.config, plan.task),
+    }
+    return Manifest(
+        dataset=plan.dataset,
+        domain=plan.dataset,
+        split=plan.split,
+        task=plan.task,
+        shards=tuple(shards),
+        variants=plan.variants,
+        samples=sum(shard.ok for shard in shards if shard.variant == 0),
+        quarantined=sum(shard.quarantined for shard in shards if shard.variant == 0),
+        excluded=plan.excluded,
+        persons=total("persons"),
+        ignored=total("ignored"),
+        identities=tuple(sorted(identities)),
+        counts=compare_counts(adapter, plan.split, listing),
+        settings=settings,
+        plan_hash=plan.hash,
+        licence=adapter.licence,
+    )
+
+
+def compare_counts(adapter: Adapter, split: str, listing: Listing) -> tuple[CountCheck, ...]:
+    """Each published figure that the listing counted too."""
+    return tuple(
+        CountCheck(
+            what=published.what,
+            published=published.number,
+            found=listing.found[published.what],
+            evidence=published.evidence,
+        )
+        for published in adapter.splits[split]
+        if published.what in listing.found
+    )
+
+
+def _remove_temporaries(out: Location) -> None:
+    """What killed writers left. A live second writer loses a scratch file at most, and tries again."""
+    if out.is_local:
+        for scratch in Path(out.path).rglob(".*.tmp"):
+            scratch.unlink(missing_ok=True)
