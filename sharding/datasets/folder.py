@@ -83,6 +83,14 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path} is empty; copy it again from the release.")
 
 
+def read_text(path: Path) -> str:
+    """Raises UserError naming `path` if it is not UTF-8 text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}).") from error
+
+
 def parse_object(text: str, where: str) -> dict[str, Any]:
     """A JSON object. Raises UserError naming `where`."""
     try:

@@ -1,0 +1,173 @@
+"""EuroCity Persons (Braun et al., TPAMI 2019): street scenes of 31 cities, by day and by night."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.annotation import Box, Person, Task, sample_key
+from pipeline.errors import UserError
+from sharding.datasets import folder
+from sharding.datasets.base import Listing, Published, SourceSample
+from sharding.datasets.boxes import count_boxes, has_area, keep_dropped
+
+VEHICLES = frozenset(("bicycle", "buggy", "motorbike", "scooter", "tricycle", "wheelchair"))
+NOT_PERSONS = VEHICLES | {f"{vehicle}-group" for vehicle in VEHICLES}
+IGNORED_TAGS = frozenset(("sitting-lying", "behind-glass", "depiction"))
+"""The evaluator ignores the first two; a depiction is no person, but no background either."""
+NO_PEDESTRIAN = "no pedestrian"
+SPLITS: Mapping[str, tuple[Published, ...]] = {
+    "day_train": (
+        Published("images", 23_892, "R"),
+        Published("images with pedestrians", 21_795, "R"),
+    ),
+    "day_val": (Published("images", 4_266, "R"),),
+    "night_train": (Published("images", 4_222, "R"),),
+    "night_val": (Published("images", 770, "R"),),
+}
+
+
+class EuroCityPersons:
+    """Pedestrians are persons; riders, far-away groups and what has no known identity are ignored.
+
+    Vehicles are neither: they stay verbatim in `extra`, those of a rider with the rider. Frames without
+    a pedestrian are left out and counted, as the pre-training recipe does.
+    """
+
+    name = "ecp"
+    task: Task = "detection"
+    licence = (
+        "EuroCity Persons: granted to each applicant for academic use and a limited term; neither data "
+        "nor anything that labels can be recovered from may be passed on; GDPR duties apply."
+    )
+    homepage = "https://eurocity-dataset.tudelft.nl"
+    splits = SPLITS
+
+    def list_samples(self, source: Path, split: str) -> Listing:
+        folder.check_split(self, split)
+        time, part = split.split("_")
+        expected = (
+            f"ECP/{time}/img/{part}/ and ECP/{time}/labels/{part}/, with or without the folder ECP, "
+            f"from ECP_{time}_img_{part}.zip and ECP_{time}_labels_{part}.zip"
+        )
+        root = folder.find_root(source, ("", "ECP", "data"), ("day", "night"), expected)
+        labels = folder.require(source / root / time / "labels" / part, f"Expected {expected}.")
+        images = folder.require(source / root / time / "img" / part, f"Expected {expected}.")
+        names = sorted(folder.file_sizes(labels, 1, ".json"))
+        sizes = folder.file_sizes(images, 1, ".png")
+        if not names or not sizes:
+            raise UserError(
+                f"{labels if sizes else images} holds no frame of a city; expected {expected}."
+            )
+        return _list(names, sizes, labels, split, f"{root}{time}/img/{part}")
+
+    def read(self, source: Path, locator: str) -> bytes:
+        return (source / locator).read_bytes()
+
+
+def _list(
+    names: list[str], sizes: dict[str, int], labels: Path, split: str, images: str
+) -> Listing:
+    """`names` are of label files: `city/city_00000.json`."""
+    time, part = split.split("_")
+    samples: list[SourceSample] = []
+    missing: list[str] = []
+    for name in names:
+        image = f"{name.removesuffix('.json')}.png"
+        if image in sizes:
+            frame = _frame(labels / name)
+            samples.append(_sample(frame, image, split, images, sizes[image], labels / name))
+        else:
+            missing.append(f"{time}/img/{part}/{image}")
+    unlabelled = sizes.keys() - {f"{name.removesuffix('.json')}.png" for name in names}
+    missing += (
+        f"{time}/labels/{part}/{image.removesuffix('.png')}.json" for image in sorted(unlabelled)
+    )
+    kept = [sample for sample in samples if any(not person.ignore for person in sample.persons)]
+    return Listing(
+        kept,
+        excluded={NO_PEDESTRIAN: len(samples) - len(kept)},
+        missing=tuple(missing),
+        found={
+            "images": len(samples) + len(missing),
+            "images with pedestrians": len(kept),
+            **count_boxes(samples),
+        },
+    )
+
+
+def _frame(path: Path) -> dict[str, Any]:
+    """The frame of a label file, out of any `@converter` or `seqlist` levels around it."""
+    node: Any = folder.parse_object(folder.read_text(path), str(path))
+    while isinstance(node, dict) and node.get("identity") != "frame":
+        node = node.get("children")
+        if isinstance(node, list):
+            node = node[0] if len(node) == 1 else None
+    if not isinstance(node, dict):
+        raise UserError(f"{path}: holds no object with identity 'frame'; not an ECP label file.")
+    return node
+
+
+def _sample(
+    frame: dict[str, Any], image: str, split: str, images: str, size: int, path: Path
+) -> SourceSample:
+    time, part = split.split("_")
+    dropped: list[Any] = []
+    try:
+        persons, others = _collect(frame["children"], dropped)
+        extra = {key: frame[key] for key in frame if key not in _FRAME_MEMBERS}
+        return SourceSample(
+            key=sample_key("ecp", split, image),
+            locator=f"{images}/{image}",
+            origin=f"{time}/img/{part}/{image}",
+            size_bytes=size,
+            persons=tuple(persons),
+            expected_size=(int(frame["imagewidth"]), int(frame["imageheight"])),
+            tags=tuple(str(tag).strip() for tag in frame.get("tags") or ()),
+            extra=extra | ({"other_objects": others} if others else {}) | keep_dropped(dropped),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not a frame as ECP labels it ({type(error).__name__}: {error})."
+        ) from error
+
+
+_FRAME_MEMBERS = ("identity", "imagewidth", "imageheight", "tags", "children")
+_OBJECT_MEMBERS = ("identity", "x0", "y0", "x1", "y1", "tags", "children")
+
+
+def _collect(objects: list[dict[str, Any]], dropped: list[Any]) -> tuple[list[Person], list[Any]]:
+    """All people at any depth, and the vehicles that belong to nobody among `objects`, verbatim."""
+    persons: list[Person] = []
+    others: list[Any] = []
+    for entry in objects:
+        inner_persons, inner_others = _collect(entry.get("children") or [], dropped)
+        identity = (entry.get("identity") or "unknown").strip()
+        alone = {key: value for key, value in entry.items() if key != "children"}
+        if identity in NOT_PERSONS:
+            others += [alone, *inner_others]
+        elif has_area(box := _box(entry)):
+            persons.append(_person(entry, identity, box, inner_others))
+        else:
+            dropped.append(alone)
+            others += inner_others
+        persons += inner_persons
+    return persons, others
+
+
+def _box(entry: dict[str, Any]) -> Box:
+    return (float(entry["x0"]), float(entry["y0"]), float(entry["x1"]), float(entry["y1"]))
+
+
+def _person(entry: dict[str, Any], identity: str, box: Box, vehicles: list[Any]) -> Person:
+    # The documentation prints blanks inside some tags (`truncated >40`), the files mostly do not.
+    tags = tuple("".join(tag.split()) for tag in entry.get("tags") or ())
+    occlusion = [tag.removeprefix("occluded") for tag in tags if tag.startswith("occluded")]
+    extra = {key: value for key, value in entry.items() if key not in _OBJECT_MEMBERS}
+    return Person(
+        box=box,
+        ignore=identity != "pedestrian" or not IGNORED_TAGS.isdisjoint(tags),
+        category=identity,
+        occlusion=occlusion[0] if occlusion else None,
+        tags=tags,
+        extra=extra | ({"vehicles": vehicles} if vehicles else {}),
+    )
