@@ -32,7 +32,8 @@ def balanced_sample(labels: Tensor, draws: Tensor, quota: int) -> tuple[Tensor, 
         draws = torch.nn.functional.pad(draws, (0, missing))
     foreground = labels == 1
     unused = 1 << (BITS + 2)
-    place = torch.where(foreground, draws, unused).argsort(1, stable=True).argsort(1, stable=True)
+    order = torch.where(foreground, draws, unused).argsort(dim=1, stable=True)
+    place = order.argsort(dim=1, stable=True)
     chosen = foreground & (place < quota // 2)
     rank = torch.where(chosen, draws, unused)
     rank = torch.where(labels == 0, draws + (1 << BITS), rank)

@@ -1,0 +1,393 @@
+"""The hybrid objective: L = L_ps + eta L_con + L_adv(lambda), forward and losses in one module.
+
+What is summed over a batch is divided by counts that the batch alone decides (`denominators`), summed
+over all ranks and micro-steps before the first forward: so any number of ranks computes one loss.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.batch import Batch, Images, Use
+from pipeline.config import Config
+from training.distributed import world_size
+from training.losses.detection import ROI_BETA, RPN_BETA, box_loss, classification_loss
+from training.losses.domain import AlignmentModule, DomainInput
+from training.losses.oim import OimConfig, OimTables, TableRows
+from training.losses.similarity import collapse_indicator, similarity_loss
+from training.model.norm import Kind
+from training.model.norm_aware import unit
+from training.model.person_search import PersonSearch, PersonSearchConfig, SearchOutput
+from training.model.predictor import Predictor
+
+KINDS: tuple[Kind, Kind] = ("scenes", "canvases")
+TASK_OF: dict[Kind, str] = {"scenes": "detection", "canvases": "reid"}
+
+
+class LossWeights(Config):
+    """A weight of 0 switches a loss off."""
+
+    rpn_class: float = 1.0
+    rpn_box: float = 1.0
+    roi_class: float = 1.0
+    roi_box: float = 10.0
+    oim: float = 1.0
+    instance: float = 1.0
+    """Only with `oim.unlabelled: instance`."""
+    similarity: float = 1.0
+    """eta"""
+
+
+class AlignmentConfig(Config):
+    """L_adv. A loss weight of 0 gives the ablation without it."""
+
+    tasks: tuple[Literal["detection", "reid", "inter_task"], ...] = ("detection", "reid")
+    """`detection`, `reid`: one module each; `inter_task` adds the one that tells tasks apart."""
+    image: float = 1.0
+    instance: float = 1.0
+    consistency: float = 0.1
+    coefficient: float = 0.1
+    """lambda: how much of the reversed gradient reaches the features."""
+    ramp: tuple[int, int] = (0, 1000)
+    """Steps between which lambda grows from 0."""
+    dropout: float = 0.0
+
+
+class HybridConfig(Config):
+    model: PersonSearchConfig = PersonSearchConfig()
+    weights: LossWeights = LossWeights()
+    oim: OimConfig = OimConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+
+
+@dataclass
+class StepOutput:
+    total: Tensor
+    """Weighted sum, times the world size because DeepSpeed averages gradients."""
+    losses: dict[str, Tensor]
+    """Detached shares: their sum over ranks and micro-steps is the global mean."""
+    weighted: dict[str, Tensor]
+    counts: dict[str, Tensor]
+    """Statistics as (sum, count), to be added over ranks and micro-steps."""
+    rows: TableRows
+
+
+@dataclass
+class _Parts:
+    """What the two kinds of images contribute, summed."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def count(self, name: str, value: Tensor | float, number: Tensor | float) -> None:
+        pair = torch.stack([torch.as_tensor(v).detach().double().cpu() for v in (value, number)])
+        self.counts[name] = self.counts[name] + pair if name in self.counts else pair
+
+
+class HybridModel(nn.Module):
+    DENOMINATORS = (
+        "anchors",
+        "rois",
+        "labelled",
+        "unlabelled",
+        "paired_images",
+        "scenes",
+        "scene_rois",
+        "canvas_persons",
+        "images",
+        "persons",
+    )
+
+    def __init__(
+        self,
+        config: HybridConfig,
+        num_identities: int,
+        domains: dict[str, tuple[str, ...]],
+        seed: int,
+    ) -> None:
+        """domains: names by task, `detection` and `reid`; seed: of the draws inside a step."""
+        super().__init__()
+        self.config = config
+        self.search = PersonSearch(config.model, seed)
+        width = config.model.heads.embedding
+        self.predictor = Predictor(width, self.search.norms)
+        self.tables = OimTables(config.oim, num_identities, width)
+        self.alignment = nn.ModuleDict(self._alignment_modules(domains, width))
+
+    def _alignment_modules(
+        self, domains: dict[str, tuple[str, ...]], width: int
+    ) -> dict[str, nn.Module]:
+        config, trunk = self.config.alignment, self.search.trunk_channels
+        shapes = {
+            "detection": ((trunk, self.search.head_channels), len(domains.get("detection", ()))),
+            "reid": ((trunk, width), len(domains.get("reid", ()))),
+            "inter_task": ((trunk, width), 2),
+        }
+        # a single domain has nothing to be told from
+        return {
+            task: AlignmentModule(*shapes[task], config.dropout)
+            for task in config.tasks
+            if shapes[task][1] > 1
+        }
+
+    def constant_lr_parameters(self) -> set[str]:
+        """Names of the predictor's and the domain classifiers', whose rate does not decay."""
+        names = (name for name, _ in self.named_parameters())
+        return {name for name in names if name.startswith(("predictor.", "alignment."))}
+
+    def denominators(self, batches: Sequence[Batch]) -> Tensor:
+        """(len(DENOMINATORS),) float64 sums over these micro-batches, to be summed over ranks."""
+        total = dict.fromkeys(self.DENOMINATORS, torch.zeros((), dtype=torch.float64))
+        for batch in batches:
+            for kind in KINDS:
+                images: Images | None = getattr(batch, kind)
+                if images is not None:
+                    for name, value in self._count(images, kind).items():
+                        total[name] = total[name] + torch.as_tensor(value).double().cpu()
+        return torch.stack([total[name] for name in self.DENOMINATORS])
+
+    def _count(self, images: Images, kind: Kind) -> dict[str, Tensor | int]:
+        quota = getattr(self.config.model.detector, kind)
+        shown = 2 * len(images.keys)
+        matched = _matched(images)
+        labelled = (matched & (images.identity >= 0)).sum()
+        counts: dict[str, Tensor | int] = {
+            "anchors": shown * quota.anchors,
+            "rois": shown * quota.rois,
+            "labelled": labelled,
+            "unlabelled": matched.sum() - labelled,
+            "paired_images": len(images.image[_paired(images)].unique()),
+            "images": shown,
+            "persons": matched.sum(),
+        }
+        if kind == "scenes":
+            return counts | {"scenes": shown, "scene_rois": shown * quota.rois}
+        return counts | {"canvas_persons": matched.sum()}
+
+    def forward(self, batch: Batch, denominators: Tensor, step: int) -> StepOutput:
+        """One micro-step; `denominators` as all ranks' and micro-steps' sum. Collective (norms)."""
+        names = zip(self.DENOMINATORS, denominators.clamp(min=1).tolist())
+        number = dict(names)
+        coefficient = self._coefficient(step)
+        parts, rows = _Parts(), []
+        for order, kind in enumerate(KINDS):
+            images: Images | None = getattr(batch, kind)
+            if images is None:
+                continue
+            out = self.search(images, kind)
+            self._detection(out, number, parts)
+            rows.append(self._instance_matching(out, images, order, number, parts))
+            self._similarity(out, images, kind, number, parts)
+            self._align(out, images, kind, coefficient, number, parts)
+        return self._weigh(parts, TableRows.joined(rows))
+
+    def _coefficient(self, step: int) -> float:
+        start, stop = self.config.alignment.ramp
+        share = (step - start) / max(stop - start, 1)
+        return self.config.alignment.coefficient * min(max(share, 0.0), 1.0)
+
+    def _detection(self, out: SearchOutput, number: dict[str, float], parts: _Parts) -> None:
+        a, r = out.anchors, out.rois
+        rpn_class = classification_loss(a.logits, a.labels, a.weights)
+        rpn_box = box_loss(a.deltas, a.target_deltas, a.labels, a.weights, RPN_BETA)
+        logits, deltas = out.roi_logits.to(r.labels.dtype), out.roi_deltas.to(r.labels.dtype)
+        roi_class = classification_loss(logits, r.labels, r.weights)
+        roi_box = box_loss(deltas, r.target_deltas, r.labels, r.weights, ROI_BETA)
+        parts.add("rpn_class", rpn_class / number["anchors"])
+        parts.add("rpn_box", rpn_box / number["anchors"])
+        parts.add("roi_class", roi_class / number["rois"])
+        parts.add("roi_box", roi_box / number["rois"])
+        foreground = (r.labels * r.weights).sum()
+        parts.count("foreground_rois", foreground, r.weights.sum())
+
+    def _instance_matching(
+        self, out: SearchOutput, images: Images, order: int, number: dict[str, float], parts: _Parts
+    ) -> TableRows:
+        """OIM on every RoI of a person; a person's RoIs in a view share one vote."""
+        n = len(images.keys)
+        roi_row = out.rois.row.reshape(-1)
+        used = (out.rois.use.reshape(-1) == Use.MATCH).nonzero()[:, 0]
+        view = (used // out.rois.row.shape[1] >= n).to(torch.int64)
+        row = torch.cat([roi_row[used], out.match_row])
+        view = torch.cat([view, out.match_view])
+        embedding = unit(
+            torch.cat([out.roi_features.embedding[used], out.match_features.embedding])
+        )
+        persons = len(images.image)
+        votes = torch.bincount(view * persons + row, minlength=2 * persons)
+        weights = 1 / votes[view * persons + row].to(embedding.dtype)
+
+        identity = images.identity[row]
+        labelled = identity >= 0
+        loss = self.tables.labelled_loss(embedding[labelled], identity[labelled], weights[labelled])
+        parts.add("oim", loss / number["labelled"])
+        rows = _table_rows(out, images, order)
+        if self.config.oim.unlabelled == "instance":
+            slot = row[~labelled].new_zeros(persons)
+            slot[out.match_row.unique()] = torch.arange(len(rows.identity), device=slot.device)
+            slot = slot[row[~labelled]]
+            loss = self.tables.instance_loss(
+                embedding[~labelled], rows.instance[slot], rows.embedding[slot], weights[~labelled]
+            )
+            parts.add("instance", loss / number["unlabelled"])
+        return rows
+
+    def _similarity(
+        self, out: SearchOutput, images: Images, kind: Kind, number: dict[str, float], parts: _Parts
+    ) -> None:
+        paired = _paired(images)
+        first, second = (
+            out.match_features.embedding[(out.match_view == v) & paired[out.match_row]]
+            for v in (0, 1)
+        )
+        with self.search.norms.using(kind):
+            z = self.predictor(torch.cat([first, second])).to(out.rois.labels.dtype)
+        h = (first.to(z.dtype), second.to(z.dtype))
+        image = images.image[paired]
+        weights = 1 / torch.bincount(image, minlength=1)[image].to(z.dtype)
+        loss = similarity_loss(h, (z[: len(first)], z[len(first) :]), weights)
+        parts.add("similarity", loss / number["paired_images"])
+        parts.count(f"collapse_{kind}", collapse_indicator(h[0]) * len(first), len(first))
+
+    def _align(
+        self,
+        out: SearchOutput,
+        images: Images,
+        kind: Kind,
+        coefficient: float,
+        number: dict[str, float],
+        parts: _Parts,
+    ) -> None:
+        inputs: dict[str, tuple[DomainInput, str, str]] = {}
+        domain = images.domain.repeat(2)
+        if kind == "scenes":
+            inputs["detection"] = (_scene_input(out, images, domain), "scenes", "scene_rois")
+        else:
+            inputs["reid"] = (_canvas_input(out, images), "canvas_persons", "canvas_persons")
+        task = torch.full_like(domain, KINDS.index(kind))
+        inputs["inter_task"] = (_task_input(out, images, task), "images", "persons")
+        for name, (x, per_image, per_instance) in inputs.items():
+            if name not in self.alignment:
+                continue
+            sums, right = self.alignment[name](x, coefficient)
+            for part, value in sums.items():
+                count = number[per_image if part == "image" else per_instance]
+                parts.add(f"domain_{name}_{part}", value / count)
+            parts.count(f"domain_{name}_accuracy", right, x.weights.sum())
+
+    def _weigh(self, parts: _Parts, rows: TableRows) -> StepOutput:
+        """The one place where losses get their weights."""
+        weighted = {name: self._weight(name) * value for name, value in parts.sums.items()}
+        # ties every parameter to the graph: an idle head must not leave this rank without a gradient
+        trainable = [p.sum() for p in self.parameters() if p.requires_grad]
+        anchor = torch.stack(trainable).sum() * 0.0
+        total = torch.stack([*weighted.values(), anchor]).sum() * world_size()
+        return StepOutput(
+            total,
+            {name: value.detach() for name, value in parts.sums.items()},
+            {name: value.detach() for name, value in weighted.items()},
+            parts.counts,
+            rows,
+        )
+
+    def _weight(self, name: str) -> float:
+        if name.startswith("domain_"):
+            return getattr(self.config.alignment, name.rsplit("_", 1)[1])
+        return getattr(self.config.weights, name)
+
+    def update_tables(self, rows: Sequence[TableRows]) -> None:
+        """Once an optimiser step, after backward, with the rows of its micro-steps. Collective."""
+        self.tables.update(TableRows.joined(rows).gathered())
+
+    def tables_digest(self) -> str:
+        """sha256 of the tables, equal on all ranks."""
+        digest = hashlib.sha256()
+        for _, buffer in sorted(self.tables.named_buffers()):
+            digest.update(buffer.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def statistics(self) -> dict[str, float]:
+        """State of the tables, and lambda's part is in the config: no collective."""
+        tables = self.tables
+        active = tables.lut_filled.sum() + tables.queue_filled.sum()
+        return {
+            "lut_fill": float(tables.lut_filled.double().mean()) if len(tables.lut) else 0.0,
+            "queue_fill": float(tables.queue_filled.double().mean()) if len(tables.queue) else 0.0,
+            "active_rows": float(active),
+        }
+
+
+def _matched(images: Images) -> Tensor:
+    """(2, P): MATCH in each view."""
+    return torch.stack([view.use for view in images.views]) == Use.MATCH
+
+
+def _paired(images: Images) -> Tensor:
+    """(P,): unlabelled and MATCH in both views, the persons of L_con."""
+    return _matched(images).all(0) & (images.identity < 0)
+
+
+def _valid_pixels(out: SearchOutput, images: Images) -> Tensor:
+    """(N, h, w): cells of the trunk's map whose centre shows image, not padding."""
+    size = torch.cat([view.valid for view in images.views])
+    height, width = out.maps.shape[2:]
+    stride_y = images.views[0].pixels.shape[1] / height
+    stride_x = images.views[0].pixels.shape[2] / width
+    y = (torch.arange(height, device=size.device) + 0.5) * stride_y
+    x = (torch.arange(width, device=size.device) + 0.5) * stride_x
+    shows = (y < size[:, :1])[:, :, None] & (x < size[:, 1:])[:, None, :]
+    return shows.to(out.rois.labels.dtype)
+
+
+def _scene_input(out: SearchOutput, images: Images, domain: Tensor) -> DomainInput:
+    n, q = out.rois.weights.shape
+    image = torch.arange(n, device=domain.device).repeat_interleave(q)
+    weights = out.rois.weights.reshape(-1)
+    pixels = _valid_pixels(out, images)
+    return DomainInput(out.maps, pixels, domain, out.roi_features.pooled, image, weights)
+
+
+def _canvas_input(out: SearchOutput, images: Images) -> DomainInput:
+    """The re-ID module's "image" is the RoI: its mean runs over RoIAlign's cells."""
+    features = out.match_features
+    number = torch.arange(len(out.match_row), device=out.match_row.device)
+    pixels = out.rois.labels.new_ones(len(number), *features.maps.shape[2:])
+    domain = images.domain[images.image[out.match_row]]
+    weights = pixels.new_ones(len(number))
+    return DomainInput(features.maps, pixels, domain, features.embedding, number, weights)
+
+
+def _task_input(out: SearchOutput, images: Images, task: Tensor) -> DomainInput:
+    image = images.image[out.match_row] + out.match_view * len(images.keys)
+    weights = out.rois.labels.new_ones(len(image))
+    pixels = _valid_pixels(out, images)
+    return DomainInput(out.maps, pixels, task, out.match_features.embedding, image, weights)
+
+
+def _table_rows(out: SearchOutput, images: Images, order: int) -> TableRows:
+    """A row for every person that is MATCH in some view: the mean of its ground-truth embeddings."""
+    row, which = out.match_row.unique(return_inverse=True)
+    embedding = unit(out.match_features.embedding.detach())
+    total = embedding.new_zeros(len(row), embedding.shape[1])
+    for view in (0, 1):  # a person once a view, so plain indexing adds each view in one order
+        seen = out.match_view == view
+        total[which[seen]] += embedding[seen]
+    image = images.image[row]
+    key = torch.stack(
+        [torch.full_like(row, order), images.position[image], images.person[row]], dim=1
+    )
+    numbers = torch.tensor([_key_number(k) for k in images.keys], device=row.device)
+    instance = numbers[image] + images.person[row]
+    return TableRows(unit(total), images.identity[row], instance, key)
+
+
+def _key_number(key: str) -> int:
+    """A number for a sample over epochs; the persons of one image follow it."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") << 12

@@ -1,0 +1,114 @@
+"""L_adv: intra-task alignment modules (IAM) that make domains of one task indistinguishable.
+
+Gradient reversal, an image-level and an instance-level domain classifier, and their consistency,
+which is passed un-reversed (paper section 3.3; Chen et al., Domain Adaptive Faster R-CNN, CVPR 2018).
+
+Letters: B images ("image" of the re-ID module = one RoI), R instances, M domains, C channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGE_HIDDEN = 512
+INSTANCE_HIDDEN = 1024
+ROOT_EPS = 1e-12
+"""Inside the root of the consistency's L2 norm, whose gradient is infinite at zero."""
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.scale, None
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """x; its gradient is multiplied by `scale`: negative reverses it."""
+    return _ScaleGradient.apply(x, scale)
+
+
+@dataclass(frozen=True)
+class DomainInput:
+    """What one alignment module compares."""
+
+    maps: Tensor
+    """(B, C, h, w)"""
+    pixels: Tensor
+    """(B, h, w) 1 where the map shows image, 0 where padding."""
+    image_domain: Tensor
+    """(B,) int64"""
+    instances: Tensor
+    """(R, C')"""
+    image: Tensor
+    """(R,) image of each instance."""
+    weights: Tensor
+    """(R,) 1, or 0 for padded instances."""
+
+
+class AlignmentModule(nn.Module):
+    """Domain classifiers over one task's domains."""
+
+    def __init__(self, channels: tuple[int, int], num_domains: int, dropout: float = 0.0) -> None:
+        """channels: of the maps and of the instances."""
+        super().__init__()
+        self.num_domains = num_domains
+        self.image_head = nn.Sequential(
+            nn.Conv2d(channels[0], IMAGE_HIDDEN, 1),
+            nn.ReLU(),
+            nn.Conv2d(IMAGE_HIDDEN, num_domains, 1),
+        )
+        self.instance_head = nn.Sequential(
+            nn.Linear(channels[1], INSTANCE_HIDDEN),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(INSTANCE_HIDDEN, INSTANCE_HIDDEN),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(INSTANCE_HIDDEN, num_domains),
+        )
+
+    def forward(self, x: DomainInput, coefficient: float) -> tuple[dict[str, Tensor], Tensor]:
+        """Sums `image` (over B), `instance`, `consistency` (over R); and instances told right (sum).
+
+        coefficient: lambda of the reversal; the features get the consistency's gradient times +lambda.
+        """
+        image_logits, instance_logits = self._classify(x, -coefficient)
+        image = image_loss(image_logits, x.pixels, x.image_domain)
+        domain = x.image_domain[x.image]
+        instance = (F.cross_entropy(instance_logits, domain, reduction="none") * x.weights).sum()
+        agreeing = self._classify(x, coefficient)
+        consistency = consistency_loss(*agreeing, x.pixels, x.image, x.weights)
+        right = ((instance_logits.argmax(1) == domain) * x.weights).sum()
+        sums = {"image": image, "instance": instance, "consistency": consistency}
+        return sums, right
+
+    def _classify(self, x: DomainInput, scale: float) -> tuple[Tensor, Tensor]:
+        image = self.image_head(scale_gradient(x.maps, scale))
+        instance = self.instance_head(scale_gradient(x.instances, scale))
+        wide = x.weights.dtype
+        return image.to(wide), instance.to(wide)
+
+
+def image_loss(logits: Tensor, pixels: Tensor, domain: Tensor) -> Tensor:
+    """Sum over images of the mean over their valid pixels of cross-entropy. logits: (B, M, h, w)."""
+    target = domain[:, None, None].expand(-1, *logits.shape[2:])
+    each = F.cross_entropy(logits, target, reduction="none") * pixels
+    return (each.sum((1, 2)) / pixels.sum((1, 2)).clamp(min=1)).sum()
+
+
+def consistency_loss(
+    image_logits: Tensor, instance_logits: Tensor, pixels: Tensor, image: Tensor, weights: Tensor
+) -> Tensor:
+    """Sum over instances of |mean over pixels of the image's probabilities - the instance's|_2."""
+    each = image_logits.softmax(1) * pixels[:, None]
+    mean = each.sum((2, 3)) / pixels.sum((1, 2)).clamp(min=1)[:, None]
+    difference = mean[image] - instance_logits.softmax(1)
+    return ((difference.square().sum(1) + ROOT_EPS).sqrt() * weights).sum()

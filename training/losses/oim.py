@@ -1,0 +1,147 @@
+"""Online instance matching: look-up table, queue, and the loss against them.
+
+Xiao et al., Joint Detection and Identification Feature Learning for Person Search, CVPR 2017. Here
+the loss is a function of detached tables, and the tables change in one explicit update a step.
+
+Letters: M embeddings, K look-up table rows, U queue slots, D dimensions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.config import Config
+from training.distributed import all_gather_rows
+
+NO_INSTANCE = -1
+
+
+class OimConfig(Config):
+    scale: float = 30.0
+    """Multiplies cosines before the softmax."""
+    momentum: float = 0.5
+    """Of a row against the step's mean embedding of its identity."""
+    queue: int = 5000
+    """Embeddings of unlabelled people kept as negatives."""
+    unlabelled: Literal["queue", "instance"] = "queue"
+    """`queue`: unlabelled people are negatives only, as in NAE. `instance`: each is its own positive as
+    well, the paper's other reading of "different identities"."""
+    instance_scale: float = 10.0
+    mask_empty: bool = True
+    """Rows and slots never filled are no negatives; False: zero rows compete, as in NAE."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """What one micro-step of one rank has to say to the tables: a row a person."""
+
+    embedding: Tensor
+    """(P, D) of length 1: mean over the person's views."""
+    identity: Tensor
+    """(P,) look-up table row or -1."""
+    instance: Tensor
+    """(P,) number that stands for this very person over epochs."""
+    order: Tensor
+    """(P, 3) task, global position, person: the order of updates, the same for every world size."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["TableRows"]) -> "TableRows":
+        """Of several micro-steps or kinds of images, one below the other."""
+        return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def gathered(self) -> "TableRows":
+        """Of all ranks, sorted by `order`. Collective."""
+        joined = [all_gather_rows(getattr(self, f.name)) for f in fields(self)]
+        order = joined[-1]
+        by = torch.arange(len(order), device=order.device)
+        for column in (2, 1, 0):
+            by = by[order[by, column].argsort(stable=True)]
+        return TableRows(*(column[by] for column in joined))
+
+
+class OimTables(nn.Module):
+    """Buffers, equal on all ranks."""
+
+    lut: Tensor
+    lut_filled: Tensor
+    queue: Tensor
+    queue_filled: Tensor
+    queue_instance: Tensor
+    queue_head: Tensor
+
+    def __init__(self, config: OimConfig, num_identities: int, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("lut", torch.zeros(num_identities, width))
+        self.register_buffer("lut_filled", torch.zeros(num_identities, dtype=torch.bool))
+        self.register_buffer("queue", torch.zeros(config.queue, width))
+        self.register_buffer("queue_filled", torch.zeros(config.queue, dtype=torch.bool))
+        self.register_buffer("queue_instance", torch.full((config.queue,), NO_INSTANCE))
+        self.register_buffer("queue_head", torch.zeros((), dtype=torch.int64))
+
+    def labelled_loss(self, unit: Tensor, identity: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sum of -log softmax over look-up table and queue. unit: (M, D), identity: (M,) >= 0.
+
+        With `mask_empty`, an identity whose row is still empty has nothing to be pulled to: it counts
+        zero until its first update.
+        """
+        logits = self.config.scale * unit @ torch.cat([self.lut, self.queue]).to(unit.dtype).T
+        if self.config.mask_empty:
+            filled = torch.cat([self.lut_filled, self.queue_filled])
+            weights = weights * self.lut_filled[identity]
+            own = F.one_hot(identity, logits.shape[1]).bool()
+            logits = logits.masked_fill(~(filled | own), float("-inf"))
+        return (F.cross_entropy(logits, identity, reduction="none") * weights).sum()
+
+    def instance_loss(
+        self, unit: Tensor, instance: Tensor, positive: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Weighted sum of -log softmax of each unlabelled person's own positive against all rows.
+
+        positive: (M, D), what this step will push for that person; its older entries are no negatives.
+        """
+        scale = self.config.instance_scale
+        own = (unit * positive.detach()).sum(1, keepdim=True)
+        others = unit @ torch.cat([self.lut, self.queue]).to(unit.dtype).T
+        same = self.queue_instance == instance[:, None]
+        empty = ~torch.cat([self.lut_filled, self.queue_filled]) & self.config.mask_empty
+        hidden = F.pad(same, (len(self.lut), 0)) | empty
+        logits = scale * torch.cat([own, others.masked_fill(hidden, float("-inf"))], dim=1)
+        target = torch.zeros(len(unit), dtype=torch.int64, device=unit.device)
+        return (F.cross_entropy(logits, target, reduction="none") * weights).sum()
+
+    @torch.no_grad()
+    def update(self, rows: TableRows) -> None:
+        """Moves the rows of the identities seen and queues the unlabelled; rows as `gathered`."""
+        self._update_lut(rows)
+        self._push(rows)
+
+    def _update_lut(self, rows: TableRows) -> None:
+        labelled = rows.identity >= 0
+        identity, which = rows.identity[labelled].unique(return_inverse=True)
+        if not len(identity):
+            return
+        # a matrix product, not atomics: the same sum in the same order everywhere
+        member = F.one_hot(which, len(identity)).T.to(rows.embedding.dtype)
+        mean = F.normalize(member @ rows.embedding[labelled], dim=1).to(self.lut.dtype)
+        moved = self.config.momentum * self.lut[identity] + (1 - self.config.momentum) * mean
+        filled = self.lut_filled[identity, None]
+        self.lut[identity] = F.normalize(torch.where(filled, moved, mean), dim=1)
+        self.lut_filled[identity] = True
+
+    def _push(self, rows: TableRows) -> None:
+        size = len(self.queue)
+        unlabelled = rows.identity < 0
+        embedding = rows.embedding[unlabelled][-size:] if size else rows.embedding[:0]
+        count = len(embedding)
+        if not count:
+            return
+        slot = (self.queue_head + torch.arange(count, device=embedding.device)) % size
+        self.queue[slot] = embedding.to(self.queue.dtype)
+        self.queue_filled[slot] = True
+        self.queue_instance[slot] = rows.instance[unlabelled][-size:]
+        self.queue_head.copy_((self.queue_head + count) % size)

@@ -1,0 +1,158 @@
+"""The person-search model that is pre-trained: NAE on torchvision's parts.
+
+Letters: N images of both views (view 1's first), P persons, Q RoIs sampled an image, M MATCH boxes,
+D embedding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from pipeline.batch import Images, Use
+from pipeline.config import Config
+from training.model.backbone import BackboneConfig, build_backbone
+from training.model.detector import (
+    DetectorConfig,
+    RegionProposals,
+    RoiSampler,
+    SampledAnchors,
+    SampledRois,
+)
+from training.model.norm import Kind, NormContext
+from training.model.norm_aware import (
+    BoxRegressor,
+    EmbeddingHead,
+    HeadsConfig,
+    LinearClassifier,
+    NormAwareClassifier,
+)
+from training.model.targets import GroundTruth
+
+STRIDE = 16
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class PersonSearchConfig(Config):
+    backbone: BackboneConfig = BackboneConfig()
+    detector: DetectorConfig = DetectorConfig()
+    heads: HeadsConfig = HeadsConfig()
+
+
+@dataclass(frozen=True)
+class RoiFeatures:
+    """What the heads see of a set of boxes."""
+
+    maps: Tensor
+    """(R, C4, h, w) RoIAlign's output."""
+    pooled: Tensor
+    """(R, C5) last stage, max-pooled."""
+    embedding: Tensor
+    """(R, D) before L2 normalisation."""
+
+    def rows(self, index: slice) -> "RoiFeatures":
+        return RoiFeatures(self.maps[index], self.pooled[index], self.embedding[index])
+
+
+@dataclass(frozen=True)
+class SearchOutput:
+    """Everything that the losses need, of all scenes or of all canvases of a rank."""
+
+    maps: Tensor
+    """(N, C4, H/16, W/16)"""
+    anchors: SampledAnchors
+    rois: SampledRois
+    roi_features: RoiFeatures
+    """Of the sampled RoIs, (N * Q, ...)."""
+    roi_logits: Tensor
+    """(N, Q)"""
+    roi_deltas: Tensor
+    """(N, Q, 4)"""
+    match_features: RoiFeatures
+    """Of the ground-truth boxes that are MATCH, (M, ...), view 1's first, each in person order."""
+    match_row: Tensor
+    """(M,) row of the person in `Images`."""
+    match_view: Tensor
+    """(M,) 0 or 1."""
+
+
+class PersonSearch(nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: PersonSearchConfig, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.norms = NormContext()
+        backbone = build_backbone(config.backbone, self.norms)
+        channels = (backbone.trunk_channels, backbone.head_channels)
+        self.backbone = backbone.trunk
+        self.head = nn.ModuleDict({"layer4": backbone.last_stage})
+        self.rpn = RegionProposals(config.detector, channels[0], seed)
+        self.sample_rois = RoiSampler(config.detector, seed)
+        self.embedding_head = EmbeddingHead(channels, config.heads, self.norms)
+        self.box_regressor = BoxRegressor(channels[1], config.heads, self.norms)
+        self.classifier = (
+            NormAwareClassifier(self.norms)
+            if config.heads.classifier == "norm_aware"
+            else LinearClassifier(channels[1])
+        )
+        self.trunk_channels, self.head_channels = channels
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD) * 255, persistent=False)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 RGB -> (N, 3, H, W), ImageNet's mean and deviation."""
+        return ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
+
+    def forward(self, images: Images, kind: Kind) -> SearchOutput:
+        """Both views of scenes or canvases through the whole model, as one batch."""
+        truth = GroundTruth.of(images)
+        pixels = self.normalise(torch.cat([view.pixels for view in images.views]))
+        with self.norms.using(kind):
+            maps = self.backbone(pixels)
+        anchors, proposals, real = self.rpn(pixels, maps, truth, kind)
+        rois = self.sample_rois(proposals, real, truth, kind)
+        match_view, match_row, match_boxes = _match_boxes(images)
+        image = images.image[match_row] + match_view * len(images.keys)
+
+        n, q = rois.labels.shape
+        sampled_image = torch.arange(n, device=image.device).repeat_interleave(q)
+        boxes = torch.cat([rois.boxes.reshape(-1, 4), match_boxes.to(rois.boxes.dtype)])
+        weights = torch.cat([rois.weights.reshape(-1), rois.weights.new_ones(len(image))])
+        with self.norms.using(kind, weights):
+            features = self.roi_features(maps, boxes, torch.cat([sampled_image, image]))
+        sampled, matched = features.rows(slice(n * q)), features.rows(slice(n * q, None))
+        with self.norms.using(kind, weights[: n * q]):
+            logits = self.classifier(sampled.embedding, sampled.pooled)
+            deltas = self.box_regressor(sampled.pooled)
+        return SearchOutput(
+            maps,
+            anchors,
+            rois,
+            sampled,
+            logits.view(n, q),
+            deltas.view(n, q, 4),
+            matched,
+            match_row,
+            match_view,
+        )
+
+    def roi_features(self, maps: Tensor, boxes: Tensor, image: Tensor) -> RoiFeatures:
+        """Features of boxes (R, 4) of the maps' images (R,)."""
+        rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
+        size = self.config.detector.roi_size
+        res4 = roi_align(maps, rois.to(maps.dtype), size, 1 / STRIDE, sampling_ratio=2)
+        pooled = self.head["layer4"](res4).amax((2, 3))
+        embedding = self.embedding_head(res4.amax((2, 3)), pooled)
+        return RoiFeatures(res4, pooled, embedding)
+
+
+def _match_boxes(images: Images) -> tuple[Tensor, Tensor, Tensor]:
+    """View, row and box of every person in each view that it may be matched in."""
+    use = torch.stack([view.use for view in images.views])
+    boxes = torch.stack([view.boxes for view in images.views])
+    view, row = (use == Use.MATCH).nonzero(as_tuple=True)
+    return view, row, boxes[view, row]
