@@ -1,0 +1,71 @@
+"""Hybrid pre-training: deepspeed launch/pretrain.py --config launch/configs/pretrain/demo.yaml
+
+Exit codes: 0 finished; 2 a mistake in the settings or data, explained in one paragraph; 75 stopped by
+SIGTERM or SIGUSR1 after a checkpoint, start again with --resume.
+"""
+
+import argparse
+import sys
+
+from pipeline.config import load_config
+from pipeline.errors import run_command
+from pipeline.stream import Stream
+from training.distributed import is_main, world_size
+from training.engine import (
+    Engine,
+    close_distributed,
+    init_distributed,
+    launched_rank,
+    launched_world_size,
+)
+from training.loop import train
+from training.run import PretrainConfig, RunFolder, build_model, find_start
+from training.schedule import build_optimizer
+from training.signals import EXIT_STOPPED
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="YAML file of the run")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="overrides a setting"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest whole checkpoint"
+    )
+    parser.add_argument(
+        "--local_rank", type=int, help=argparse.SUPPRESS
+    )  # deepspeed's launcher adds it
+    return parser.parse_args()
+
+
+def main() -> None:
+    # Whatever a user can get wrong is found here, on every rank alike, before the ranks meet.
+    arguments = parse_arguments()
+    config = load_config(PretrainConfig, arguments.config, arguments.set)
+    accumulation = config.engine.accumulation
+    stream = Stream.open(config.stream, launched_rank(), launched_world_size(), accumulation)
+    folder = RunFolder(config.run)
+    start = find_start(folder, config, stream, resume=arguments.resume)
+
+    device = init_distributed(config.engine)
+    if is_main():
+        folder.create(config, stream)
+    model = build_model(config, stream.identities.num_rows, stream.domains)
+    global_batch = config.stream.scene_batch + config.stream.canvas_batch
+    optimizer = build_optimizer(
+        model, config.optimiser, global_batch, model.constant_lr_parameters()
+    )
+    engine = Engine(model, optimizer, config.engine, device, global_batch)
+    if start is not None:
+        engine.restore(start)
+    finished = train(config, folder, stream, model, engine, start.state if start else None)
+    close_distributed()
+    if not finished:
+        sys.exit(EXIT_STOPPED)
+
+
+if __name__ == "__main__":
+    run_command(main, speaks=lambda: launched_rank() == 0 or world_size() > 1)

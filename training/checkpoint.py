@@ -1,0 +1,206 @@
+"""Checkpoints, complete and hash-correct or not there at all; one format for all world sizes and stages.
+
+checkpoints/step-00001000/  model.safetensors  optimizer.safetensors  state.json  manifest.json
+checkpoints/latest          the newest one's name, for people and scripts
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+
+MODEL, OPTIMIZER, STATE, MANIFEST = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "manifest.json",
+)
+
+
+class CheckpointConfig(Config):
+    every: int = Field(default=1000, gt=0)
+    """Optimizer steps between checkpoints; the last step is always kept."""
+    keep: int = Field(default=3, gt=0)
+    """How many of the newest to keep."""
+
+
+class State(BaseModel):
+    """Where training stands: with weights and optimizer state, all that resuming needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = 1
+    step: int
+    """Optimizer steps done; also the stream's position, in global batches."""
+    images: int
+    """Images seen by all ranks, each with its two views."""
+    stream_digest: str
+    tables_digest: str
+    """Digest of the look-up tables, equal on all ranks."""
+    sample_digest: str
+    """Digest of every (position, key) seen since step 0."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete one. Its tensors come back on the CPU."""
+
+    path: Path
+    state: State
+
+    def model(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name."""
+        return load_file(self.path / MODEL)
+
+    def load_into(self, model: nn.Module) -> None:
+        """Raises UserError if `model` has other tensors than the one that was saved."""
+        try:
+            model.load_state_dict(self.model())
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.path} holds another model than the configuration describes: "
+                f"{' '.join(str(error).split())[:400]}"
+            ) from None
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """`parameter/state` -> tensor."""
+        return load_file(self.path / OPTIMIZER)
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
+        self.folder = folder
+        self.config = config
+
+    def due(self, step: int) -> bool:
+        """Whether `step` steps done call for a checkpoint."""
+        return step % self.config.every == 0
+
+    def write(
+        self, state: State, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]
+    ) -> Path:
+        """Publishes a checkpoint by one rename, then deletes the oldest. One process at a time."""
+        target = self.folder / f"step-{state.step:08d}"
+        temporary = self._emptied(f".writing-{target.name}")
+        save_file(_packed(model), temporary / MODEL)
+        save_file(_packed(optimizer), temporary / OPTIMIZER)
+        (temporary / STATE).write_text(state.model_dump_json(indent=1) + "\n")
+        files = {name: _describe(temporary / name) for name in (MODEL, OPTIMIZER, STATE)}
+        (temporary / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n")
+        for name in (*files, MANIFEST):
+            _sync(temporary / name)
+        _sync(temporary)
+        if target.exists():  # left by a run that was resumed from before it
+            _delete(target)
+        temporary.rename(target)
+        _sync(self.folder)
+        write_atomically(self.folder / "latest", target.name + "\n")
+        for path in self._published()[self.config.keep :]:
+            if path.name < target.name:
+                _delete(path)
+        return target
+
+    def latest(self) -> str | None:
+        """Name of the one written last."""
+        pointer = self.folder / "latest"
+        return pointer.read_text().strip() if pointer.exists() else None
+
+    def newest(self) -> Checkpoint | None:
+        """The newest complete one; None if none was ever written.
+
+        Raises UserError if there are some but none is whole: starting over would overwrite them.
+        """
+        found = self._published()
+        broken: list[str] = []
+        for path in found:
+            problem = find_damage(path)
+            if problem is None:
+                return Checkpoint(path, State.model_validate_json((path / STATE).read_text()))
+            broken.append(f"{path.name} ({problem})")
+        if broken:
+            raise UserError(
+                f"no checkpoint in {self.folder} is whole: {', '.join(broken)}. Restore one from a copy, "
+                "or move the run's folder away to start over."
+            )
+        return None
+
+    def _published(self) -> list[Path]:
+        """Newest first."""
+        if not self.folder.is_dir():
+            return []
+        names = [p for p in self.folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name)]
+        return sorted(names, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+    def _emptied(self, name: str) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in self.folder.glob(".writing-*"):
+            shutil.rmtree(stale)
+        path = self.folder / name
+        path.mkdir()
+        return path
+
+
+def find_damage(path: Path) -> str | None:
+    """What keeps the checkpoint at `path` from being complete and hash-correct; None if nothing does."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+        for name in (MODEL, OPTIMIZER, STATE):
+            if (path / name).stat().st_size != files[name]["bytes"]:
+                return f"{name} has another size than {MANIFEST} says"
+            if _describe(path / name) != files[name]:
+                return f"{name} has another hash than {MANIFEST} says"
+        State.model_validate_json((path / STATE).read_text())
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValidationError, ValueError, KeyError, TypeError):
+        return f"{MANIFEST} or {STATE} is not readable"
+    return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Readers see the old text or the new, also after a crash."""
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text(text)
+    _sync(temporary)
+    temporary.replace(path)
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, each with storage of its own: ZeRO keeps parameters as views of one buffer."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _describe(path: Path) -> dict[str, int | str]:
+    with open(path, "rb") as file:
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+    """A half-deleted checkpoint must not look like a whole one: it loses its name first."""
+    doomed = path.with_name(f".writing-deleted-{path.name}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)

@@ -1,0 +1,258 @@
+"""DeepSpeed, all of it: process group, engine, gradients, optimizer state. Imported nowhere else.
+
+It is imported inside the functions that use it: its import probes the accelerator and logs, which
+commands that only read a run's settings should not pay for.
+"""
+
+import os
+import socket
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, JsonValue
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.batch import Batch
+from pipeline.config import Config
+from training.checkpoint import Checkpoint
+from training.distributed import world_size
+from training.hybrid import StepOutput
+
+UNSHARDED = {"step"}
+"""Optimizer state that is a number, not a tensor of its parameter's shape."""
+
+
+class EngineConfig(Config):
+    zero_stage: Literal[0, 1] = 0
+    """0 replicates the optimizer state, 1 shards it over ranks. The model is small: 0 is the default."""
+    accumulation: int = Field(default=1, gt=0)
+    """Micro-steps a rank per optimizer step; the global batch stays the stream's."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: DeepSpeed's torch_autocast around the forward; weights, reduction and state stay fp32."""
+    clip: float = Field(default=10.0, ge=0)
+    """Bound of the global gradient norm; 0: none."""
+    threads: int | None = Field(default=None, gt=0)
+    """PyTorch's CPU threads a rank; None: PyTorch's own choice."""
+    deterministic: bool = False
+    """Deterministic algorithms only: bit-equal on one machine type, slower on GPUs."""
+    timeout_s: int = Field(default=600, gt=0)
+    """A collective that takes longer has lost a rank: the run fails."""
+    deepspeed: dict[str, JsonValue] = Field(default={})
+    """Merged last into the generated DeepSpeed JSON, for what has no setting here."""
+
+
+def launched_rank() -> int:
+    """This process's rank as the launcher set it; 0 when started by hand."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def launched_world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def init_distributed(config: EngineConfig) -> torch.device:
+    """Joins the process group (NCCL on GPUs, gloo on CPUs) and returns this rank's device.
+
+    A process that no launcher started becomes a group of one.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(config.deterministic)
+    if "WORLD_SIZE" not in os.environ:
+        os.environ.update(
+            RANK="0",
+            LOCAL_RANK="0",
+            WORLD_SIZE="1",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=free_port(),
+        )
+    gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    if not gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        forbid_compiled_ops()
+    import deepspeed
+
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if gpu else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=config.timeout_s),
+    )
+    return device
+
+
+def forbid_compiled_ops() -> None:
+    """Keeps DeepSpeed from compiling its shared-memory all-reduce when the process group starts.
+
+    That takes a minute and a C++ compiler, and gloo does the same work. DeepSpeed has no public switch:
+    it builds what this table calls compatible.
+    """
+    import deepspeed.ops
+
+    vars(deepspeed.ops)["__compatible_ops__"] = {}
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def close_distributed() -> None:
+    torch.distributed.destroy_process_group()
+
+
+def deepspeed_config(config: EngineConfig, global_batch: int, world_size: int) -> dict[str, Any]:
+    """The JSON that DeepSpeed gets; `global_batch`: images of an optimizer step, for its counters."""
+    generated: dict[str, Any] = {
+        "train_batch_size": global_batch,
+        "train_micro_batch_size_per_gpu": global_batch // (world_size * config.accumulation),
+        "gradient_accumulation_steps": config.accumulation,
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "communication_data_type": "fp32",
+        "steps_per_print": 2**62,
+        # At stage 0 `Engine.step` clips: DeepSpeed would, but does not tell the norm.
+        "gradient_clipping": config.clip if config.zero_stage else 0.0,
+    }
+    if config.precision == "bf16":
+        generated["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return _merged(generated, config.deepspeed)
+
+
+def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in extra.items():
+        inner = merged.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            value = _merged(inner, value)
+        merged[key] = value
+    return merged
+
+
+class Engine:
+    """The model and its optimizer under data parallelism."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        config: EngineConfig,
+        device: torch.device,
+        global_batch: int,
+    ) -> None:
+        import deepspeed
+
+        self.config = config
+        self.device = device
+        self.model = model
+        self.optimizer = optimizer
+        self._names = {p: name for name, p in model.named_parameters()}
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._members = [list(group["params"]) for group in optimizer.param_groups]
+        settings = deepspeed_config(config, global_batch, world_size())
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=settings
+        )
+        self._engine.train()
+
+    def forward(self, batch: Batch, denominators: Tensor, step: int) -> StepOutput:
+        return self._engine(batch, denominators, step)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Adds to the gradients; the `last` micro-step of a step also averages them over ranks.
+
+        The loss is not divided by the number of micro-steps: its denominators span all of them.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self) -> Tensor:
+        """Clips and applies the gradients; returns their global norm before clipping."""
+        if self.config.zero_stage == 0:
+            bound = self.config.clip or float("inf")
+            norm = nn.utils.clip_grad_norm_(self._parameters, bound)
+            self._engine.step()
+            return norm
+        self._engine.step()
+        return torch.as_tensor(self._engine.get_global_grad_norm())
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, equal on all ranks."""
+        return dict(self.model.state_dict())
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """`parameter/state` -> tensor, whatever the ZeRO stage. Collective at stage 1."""
+        if self.config.zero_stage:
+            return self._gather_sharded_state()
+        return {
+            f"{self._names[parameter]}/{key}": value
+            for parameter in self._parameters
+            for key, value in self.optimizer.state[parameter].items()
+            if isinstance(value, Tensor)
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes over weights and optimizer state, written by any world size and ZeRO stage."""
+        checkpoint.load_into(self.model)
+        optimizer = checkpoint.optimizer()
+        if self.config.zero_stage:
+            self._engine.optimizer.refresh_fp32_params()
+            self._scatter_sharded_state(optimizer)
+            return
+        index = {self._names[p]: i for i, p in enumerate(self._parameters)}
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in optimizer.items():
+            name, _, field = key.rpartition("/")
+            state.setdefault(index[name], {})[field] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _gather_sharded_state(self) -> dict[str, Tensor]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        self._link_sharded_state()
+        gathered: dict[str, Tensor] = {}
+        for group, members in zip(self.optimizer.param_groups, self._members):
+            shard = self.optimizer.state[group["params"][0]]
+            for parameter in members:
+                for key, value in shard.items():
+                    full = (
+                        value if key in UNSHARDED else safe_get_full_optimizer_state(parameter, key)
+                    )
+                    gathered[f"{self._names[parameter]}/{key}"] = full
+        return gathered
+
+    def _scatter_sharded_state(self, tensors: dict[str, Tensor]) -> None:
+        """DeepSpeed makes its shards in the first step: make them now, empty, then fill this rank's part."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        for group, members in zip(self.optimizer.param_groups, self._members):
+            flat = group["params"][0]
+            name = self._names[members[0]] + "/"
+            for key in [k.removeprefix(name) for k in tensors if k.startswith(name)]:
+                scalar = tensors[name + key].clone() if key in UNSHARDED else None
+                self.optimizer.state[flat][key] = (
+                    torch.zeros_like(flat) if scalar is None else scalar
+                )
+        self._link_sharded_state()
+        for group, members in zip(self.optimizer.param_groups, self._members):
+            for parameter in members:
+                for key in set(self.optimizer.state[group["params"][0]]) - UNSHARDED:
+                    value = tensors[f"{self._names[parameter]}/{key}"].to(parameter.device)
+                    safe_set_full_optimizer_state(parameter, value, key)
+
+    def _link_sharded_state(self) -> None:
+        """Lets DeepSpeed's accessors find all shards.
+
+        It links parameters to their shards once, in the first step of the first parameter group, when
+        the other groups have no state yet (0.19.8).
+        """
+        zero = self._engine.optimizer
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()

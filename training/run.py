@@ -1,0 +1,189 @@
+"""A run: its configuration and its folder, which says what was run, on what, and how far it got.
+
+config.yaml  stream.json  identities.json  environment.json  status.json
+metrics.jsonl  tensorboard/  checkpoints/
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from pipeline.config import Config, dump_config, load_config
+from pipeline.errors import UserError
+from pipeline.stream import Stream, StreamConfig
+from training.checkpoint import Checkpoint, CheckpointConfig, Checkpoints, write_atomically
+from training.engine import EngineConfig
+from training.hybrid import HybridConfig, HybridModel
+from training.metrics import LogConfig
+from training.schedule import OptimiserConfig
+
+PACKAGES = ("torch", "torchvision", "deepspeed", "numpy", "opencv-python-headless", "simplejpeg")
+
+
+class PretrainConfig(Config):
+    """A whole pre-training run."""
+
+    run: str
+    """Folder that the run is written into."""
+    seed: int = 0
+    """Of the initial weights and of every draw inside a step."""
+    steps: int = Field(gt=0)
+    """Optimizer steps."""
+    stream: StreamConfig
+    hybrid: HybridConfig
+    optimiser: OptimiserConfig = OptimiserConfig()
+    engine: EngineConfig = EngineConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+
+class RunFolder:
+    """The folder of one run; raises UserError where it cannot be used."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def checkpoints(self, config: CheckpointConfig) -> Checkpoints:
+        return Checkpoints(self.path / "checkpoints", config)
+
+    def require_unused(self) -> None:
+        if self.path.exists() and any(self.path.iterdir()):
+            raise UserError(
+                f"the run folder {self.path} is not empty. Continue that run with --resume, or choose "
+                f"another folder with --set run=..."
+            )
+
+    def create(self, config: PretrainConfig, stream: Stream) -> None:
+        """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / "config.yaml", dump_config(config))
+        self._write_json(
+            "stream.json",
+            {
+                "digest": stream.digest,
+                "domains": stream.domains,
+                "num_identities": stream.identities.num_rows,
+                "definition": stream.definition,
+            },
+        )
+        self._write_json("environment.json", environment())
+
+    def write_status(
+        self, step: int, steps: int, eta_s: float, stopping: bool, checkpoint: str | None
+    ) -> None:
+        self._write_json(
+            "status.json",
+            {
+                "state": "finished" if step == steps else "stopped" if stopping else "running",
+                "step": step,
+                "steps": steps,
+                "eta_s": round(eta_s, 1),
+                "last_checkpoint": checkpoint,
+            },
+        )
+
+    def _write_json(self, name: str, content: Any) -> None:
+        write_atomically(self.path / name, json.dumps(content, indent=1) + "\n")
+
+
+def find_start(
+    folder: RunFolder, config: PretrainConfig, stream: Stream, resume: bool
+) -> Checkpoint | None:
+    """The checkpoint to go on from; None: from step 0, also with `resume` where none was written yet.
+
+    Raises UserError if a fresh run would overwrite another, or a resumed one would see other data.
+    """
+    if not resume:
+        folder.require_unused()
+        return None
+    start = folder.checkpoints(config.checkpoint).newest()
+    if start is not None and start.state.stream_digest != stream.digest:
+        raise UserError(
+            f"{start.path} was trained on another stream of samples (digest "
+            f"{start.state.stream_digest[:12]}) than `stream:` describes now ({stream.digest[:12]}): its "
+            "shard sets, mixture, seed, batch sizes or view recipe changed. Restore the definition in "
+            f"{folder.path}/stream.json, or start a new run with --set run=..."
+        )
+    return start
+
+
+def build_model(
+    config: PretrainConfig, num_identities: int, domains: dict[str, tuple[str, ...]]
+) -> HybridModel:
+    """The model before its first step: the same for the same seed, on every rank."""
+    torch.manual_seed(config.seed)
+    return HybridModel(config.hybrid, num_identities, domains, config.seed)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back from its folder, without its shards."""
+
+    folder: RunFolder
+    config: PretrainConfig
+    num_identities: int
+    domains: dict[str, tuple[str, ...]]
+
+    def checkpoint(self) -> Checkpoint:
+        newest = self.folder.checkpoints(self.config.checkpoint).newest()
+        if newest is None:
+            raise UserError(f"{self.folder.path} has no checkpoint yet: train the run further.")
+        return newest
+
+    def model(self, trained: bool = True) -> HybridModel:
+        """The model with its newest weights, or as it was before the first step."""
+        model = build_model(self.config, self.num_identities, self.domains)
+        if trained:
+            self.checkpoint().load_into(model)
+        return model.eval()
+
+
+def load_run(path: str | Path) -> Run:
+    """Raises UserError if `path` is no run folder."""
+    folder = RunFolder(path)
+    config_file, stream_file = folder.path / "config.yaml", folder.path / "stream.json"
+    if not (config_file.exists() and stream_file.exists()):
+        raise UserError(f"{path} is not a run folder: config.yaml or stream.json is missing in it.")
+    stream = json.loads(stream_file.read_text())
+    domains = {task: tuple(names) for task, names in stream["domains"].items()}
+    config = load_config(PretrainConfig, config_file)
+    return Run(folder, config, stream["num_identities"], domains)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware, for whoever compares two runs."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": sys.version.split()[0],
+        "packages": {name: version(name) for name in PACKAGES},
+        "commit": git_commit(),
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "command": sys.argv,
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the code, with `+` if files differ from it; None outside of a git checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
