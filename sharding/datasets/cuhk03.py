@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import cv2
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from pipeline.annotation import Person, Task, sample_key
@@ -92,7 +93,11 @@ class Cuhk03:
         path, _, cell = locator.partition(":")
         variant, pair, row, column = cell.split("/")
         file = _open(source / path)
-        array = file[file[file[variant][()].flat[int(pair) - 1]][int(column) - 1, int(row) - 1]][()]
+        try:
+            references = file[file[variant][()].flat[int(pair) - 1]]
+            array = file[references[int(column) - 1, int(row) - 1]][()]
+        except (KeyError, IndexError) as error:
+            raise FileNotFoundError(f"no cell {cell} in {source / path}") from error
         if array.ndim != 3 or array.shape[0] != 3 or array.dtype != np.uint8:
             raise ValueError(
                 f"{cell} is {array.dtype} {array.shape}, not a crop of 3 x width x height"
@@ -164,17 +169,7 @@ def _find_config(release: Path, variant: str) -> Path:
 
 def _read_config(path: Path, partition: str) -> list[_Entry]:
     """The images of `partition`. Raises UserError unless the three partitions are sound."""
-    names = ("filelist", "labels", "camId", *(f"{name}_idx" for name in PARTITIONS))
-    try:
-        config = loadmat(str(path), variable_names=names)
-        filelist, labels, views, *indices = (np.ravel(config[name]) for name in names)
-        # The indices count from 1, and the stored integers are unsigned.
-        positions = [index.astype(np.int64) - 1 for index in indices]
-        rows = list(zip(filelist, labels.astype(np.int64), views.astype(np.int64), strict=True))
-    except (KeyError, ValueError, TypeError, NotImplementedError, OSError) as error:
-        raise UserError(
-            f"{path}: expected the MATLAB 5 file with {', '.join(names)}; found: {error}."
-        ) from error
+    rows, positions = _load_config(path)
     together = np.concatenate(positions)
     if together.size and not 0 <= together.min() <= together.max() < len(rows):
         raise UserError(
@@ -188,7 +183,22 @@ def _read_config(path: Path, partition: str) -> list[_Entry]:
     return [_entry(rows[position], path) for position in chosen]
 
 
-def _entry(row: tuple[Any, Any, Any], path: Path) -> _Entry:
+def _load_config(path: Path) -> tuple[list[tuple[Any, int, int]], list[NDArray[np.int64]]]:
+    """Rows of name, label and view, and the 0-based rows of each partition."""
+    names = ("filelist", "labels", "camId", *(f"{name}_idx" for name in PARTITIONS))
+    try:
+        config = loadmat(str(path), variable_names=names)
+        filelist, labels, views, *indices = (np.ravel(config[name]) for name in names)
+        # The indices count from 1, and the stored integers are unsigned.
+        positions = [index.astype(np.int64) - 1 for index in indices]
+        return list(zip(filelist, labels.tolist(), views.tolist(), strict=True)), positions
+    except Exception as error:  # whatever SciPy's reader runs into when the file is another one
+        raise UserError(
+            f"{path}: expected the MATLAB 5 file with {', '.join(names)}; found: {error}."
+        ) from error
+
+
+def _entry(row: tuple[Any, int, int], path: Path) -> _Entry:
     name = str(np.ravel(row[0])[0]) if np.size(row[0]) else ""
     match = NAME.fullmatch(name)
     if not match:
@@ -198,7 +208,7 @@ def _entry(row: tuple[Any, Any, Any], path: Path) -> _Entry:
     pair, person, view, column = (int(number) for number in match.groups())
     if view != (1 if column <= COLUMNS // 2 else 2) or view != row[2]:
         raise UserError(f"{path}: {name} contradicts itself or its camId {row[2]} about the view.")
-    return _Entry(name, pair, person, view, column, int(row[1]))
+    return _Entry(name, pair, person, view, column, row[1])
 
 
 def _sample(

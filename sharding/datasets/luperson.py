@@ -72,8 +72,11 @@ class LuPerson:
 
     def read(self, source: Path, locator: str) -> bytes:
         database, _, name = locator.partition(":")
-        with _open(source / database).begin() as transaction:
-            value = transaction.get(name.encode(NAME_CODING))
+        try:
+            with _open(source / database).begin() as transaction:
+                value = transaction.get(name.encode(NAME_CODING))
+        except lmdb.Error as error:
+            raise ValueError(f"record {name} cannot be read: {error}") from error
         if value is None:
             raise FileNotFoundError(f"no record {name} in {source / database}")
         return bytes(value)

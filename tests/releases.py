@@ -1,0 +1,23 @@
+"""What the adapters' tests share: writing hand-made releases and listing them with every key checked."""
+
+from pathlib import Path
+
+from pipeline.annotation import check_key
+from sharding.datasets import ADAPTERS
+from sharding.datasets.base import Listing
+
+JPEG = b"\xff\xd8 not decoded by any adapter \xff\xd9"
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def list_samples(name: str, source: Path, split: str) -> Listing:
+    listing = ADAPTERS[name].list_samples(source, split)
+    keys = [sample.key for sample in listing.samples]
+    for key in keys:
+        check_key(key)
+    assert len(keys) == len(set(keys))
+    return listing
