@@ -1,0 +1,70 @@
+"""Bytes of an image -> uint8 RGB; nothing is decoded before its header was checked."""
+
+import struct
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) uint8 RGB."""
+
+MOST_PIXELS = 1 << 27
+"""134 megapixels, 400 MB decoded: larger headers are taken for damage."""
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class DecodeError(ValueError):
+    """The bytes are not an image that the pipeline reads; the message says why."""
+
+
+def image_size(data: bytes, image_type: str) -> tuple[int, int]:
+    """Height and width from the header. Raises DecodeError."""
+    if image_type == "jpg":
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        except ValueError as error:
+            raise DecodeError(f"not a JPEG: {error}") from None
+    elif image_type == "png":
+        if data[:8] != PNG_SIGNATURE or data[12:16] != b"IHDR" or len(data) < 24:
+            raise DecodeError("not a PNG")
+        width, height = struct.unpack(">II", data[16:24])
+    else:
+        raise DecodeError(f"unknown image type {image_type!r}")
+    if not 0 < height * width <= MOST_PIXELS:
+        raise DecodeError(f"header of {width}x{height} pixels")
+    return height, width
+
+
+def decode(data: bytes, image_type: str, halvings: int = 0) -> Pixels:
+    """The image at 1/2^halvings of its size, rounded up, whole in every pixel. Raises DecodeError.
+
+    Halvings (0 to 3) are done for JPEG by the inverse DCT; a PNG is decoded in full and halved.
+    """
+    height, width = image_size(data, image_type)
+    scale = 1 << halvings
+    if image_type == "jpg":
+        return _decode_jpeg(data, -(-height // scale), -(-width // scale))
+    coded = np.frombuffer(data, np.uint8)
+    image = cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None or image.shape[:2] != (height, width):
+        raise DecodeError("damaged PNG")
+    if halvings:
+        bottom, right = -height % scale, -width % scale
+        padded = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        image = cv2.resize(padded, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
+    return image.astype(np.uint8, copy=False)
+
+
+def _decode_jpeg(data: bytes, height: int, width: int) -> Pixels:
+    try:
+        colour_space = simplejpeg.decode_jpeg_header(data)[2]
+        if colour_space in ("CMYK", "YCCK"):
+            raise DecodeError("CMYK JPEG")
+        image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
+    except DecodeError:
+        raise
+    except ValueError as error:
+        raise DecodeError(f"damaged JPEG: {error}") from None
+    return image

@@ -1,0 +1,210 @@
+"""The order of one task: a pure function from a global position to a place in the shards.
+
+positions    0 1 | 2 3 | ...            `group` positions are a turn, which belongs to one dataset
+global batch B positions = L lanes      a lane owns the same slice of every batch, and its own shards
+epoch        per (lane, dataset)        shards permuted, blocks of a few shards shuffled together
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache import Cache
+from pipeline.keyed import Draws, permutation
+from pipeline.mixture import Mixture
+
+MOST_LANES = 64
+SHARDS_PER_LANE = 4
+"""A dataset with fewer shards a lane is shared by all lanes."""
+NEAR_REPLACEMENTS = 3
+"""Replacements tried in the bad sample's own shard, before others of its lane are opened."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as the order sees it."""
+
+    name: str
+    slots: tuple[int, ...]
+    """Places in each shard."""
+    runs: Callable[[int], NDArray[np.int32]]
+    """The run of every slot of a shard; called when the shard is near, not before."""
+
+
+class Place(NamedTuple):
+    source: int
+    epoch: int
+    shard: int
+    slot: int
+
+
+class Queue(NamedTuple):
+    """What one lane, or all lanes together (-1), draw from one dataset."""
+
+    source: int
+    lane: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass of a queue over its shards."""
+
+    shards: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    """Draws before each block, and at the end their sum."""
+
+
+class Order:
+    """Cheap to make whatever the number of samples: shards are looked into when they are near.
+
+    `batch` is a multiple of `group`, and `lanes` divides batch / group.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        batch: int,
+        sources: Sequence[Source],
+        weights: Sequence[float],
+        lanes: int,
+        group: int = 1,
+        block: int = 4,
+    ) -> None:
+        self.seed, self.batch, self.lanes, self.group, self.block = seed, batch, lanes, group, block
+        self.sources = tuple(sources)
+        self.mixture = Mixture(weights, batch // group)
+        self._lane_turns = batch // group // lanes
+        self._queues = {queue: self._deal(queue) for queue in self._all_queues()}
+        self._epochs: Cache[tuple[Queue, int], Epoch] = Cache(2 * len(self._queues))
+        self._blocks: Cache[tuple[Queue, int, int], NDArray[np.int32]] = Cache(
+            2 * len(self._queues)
+        )
+
+    def at(self, position: int) -> Place:
+        queue, draw = self._draw(position)
+        shards = self._queues[queue]
+        number, offset = divmod(draw, sum_slots(self.sources[queue.source], shards))
+        epoch = self._epochs.get((queue, number), lambda: self._plan_epoch(queue, number))
+        block = int(np.searchsorted(epoch.starts, offset, side="right")) - 1
+        rows = self._blocks.get(
+            (queue, number, block), lambda: self._plan_block(queue, number, epoch, block)
+        )
+        shard, slot = rows[offset - int(epoch.starts[block])]
+        return Place(queue.source, number, int(shard), int(slot))
+
+    def replacement(self, position: int, attempt: int) -> Place:
+        """What stands in for an unusable sample at `position`; nobody else's place depends on it."""
+        bad = self.at(position)
+        draws = Draws(self.seed, "replacement", self._name(bad.source), position, attempt)
+        shard = bad.shard
+        if attempt >= NEAR_REPLACEMENTS:
+            shards = self._queues[self._draw(position)[0]]
+            shard = int(shards[draws.index(len(shards))])
+        return bad._replace(shard=shard, slot=draws.index(self.sources[bad.source].slots[shard]))
+
+    def _draw(self, position: int) -> tuple[Queue, int]:
+        """The queue that a position is served from, and how many draws went before it there."""
+        turn, member = divmod(position, self.group)
+        source = self.mixture.dataset(turn)
+        if self._is_shared(source):
+            queue, drawn = Queue(source, -1), self.mixture.drawn(source, turn)
+        else:
+            lane = turn % self.mixture.batch // self._lane_turns
+            queue = Queue(source, lane)
+            drawn = self.mixture.drawn_in_lane(source, turn, self._lane_turns)
+        return queue, drawn * self.group + member
+
+    def _plan_epoch(self, queue: Queue, number: int) -> Epoch:
+        source = self.sources[queue.source]
+        dealt = self._queues[queue]
+        shards = dealt[permutation(len(dealt), self.seed, "epoch", source.name, queue.lane, number)]
+        slots = np.array([source.slots[shard] for shard in shards], np.int64)
+        starts = np.concatenate(
+            [[0], np.cumsum(slots)[self.block - 1 :: self.block], [slots.sum()]]
+        )
+        return Epoch(shards, np.unique(starts))
+
+    def _plan_block(self, queue: Queue, number: int, epoch: Epoch, block: int) -> NDArray[np.int32]:
+        source = self.sources[queue.source]
+        shards = epoch.shards[block * self.block : (block + 1) * self.block]
+        first_draw = number * int(epoch.starts[-1]) + int(epoch.starts[block])
+        return shuffle_block(
+            [(int(shard), source.runs(int(shard))) for shard in shards],
+            self.group,
+            first_draw % self.group,
+            (self.seed, "block", source.name, queue.lane, number, block),
+        )
+
+    def _all_queues(self) -> list[Queue]:
+        return [
+            Queue(source, lane)
+            for source in range(len(self.sources))
+            for lane in ([-1] if self._is_shared(source) else range(self.lanes))
+        ]
+
+    def _is_shared(self, source: int) -> bool:
+        return len(self.sources[source].slots) < SHARDS_PER_LANE * self.lanes
+
+    def _deal(self, queue: Queue) -> NDArray[np.int64]:
+        """The shards of a queue, dealt once for all epochs; empty shards are left out."""
+        source = self.sources[queue.source]
+        shards = permutation(len(source.slots), self.seed, "deal", source.name)
+        shards = shards[np.array(source.slots)[shards] > 0]
+        return shards if queue.lane < 0 else shards[queue.lane :: self.lanes]
+
+    def _name(self, source: int) -> str:
+        return self.sources[source].name
+
+
+def sum_slots(source: Source, shards: NDArray[np.int64]) -> int:
+    return sum(source.slots[shard] for shard in shards)
+
+
+def default_lanes(turns: int) -> int:
+    """The largest divisor of a batch's turns up to MOST_LANES."""
+    return max(lanes for lanes in range(1, MOST_LANES + 1) if turns % lanes == 0)
+
+
+def shuffle_block(
+    shards: Sequence[tuple[int, NDArray[np.int32]]],
+    group: int,
+    phase: int,
+    key: tuple[str | int, ...],
+) -> NDArray[np.int32]:
+    """(rows, 2): shard and slot of all rows of `shards`, shuffled with `group` of a run together.
+
+    Draw `phase` of a turn comes first: whatever does not fill a group goes to the two ends and into
+    groups of mixed runs, so that whole groups stay aligned with the turns.
+    """
+    rows = np.concatenate(
+        [np.stack([np.full(len(runs), s), np.arange(len(runs)), runs], 1) for s, runs in shards]
+    ).astype(np.int32)
+    rows = rows[permutation(len(rows), *key, "rows")]
+    if group > 1:
+        rows = _group_runs(rows, group, phase, key)
+    return rows[:, :2]
+
+
+def _group_runs(
+    rows: NDArray[np.int32], group: int, phase: int, key: tuple[str | int, ...]
+) -> NDArray[np.int32]:
+    by_run = np.lexsort((rows[:, 2], rows[:, 0]))  # stable: inside a run they stay shuffled
+    ordered = rows[by_run]
+    new_run = np.any(np.diff(ordered[:, [0, 2]], axis=0, prepend=-1) != 0, axis=1)
+    firsts = np.flatnonzero(new_run)
+    lengths = np.diff(np.append(firsts, len(rows)))
+    rank = np.arange(len(rows)) - np.repeat(firsts, lengths)
+    whole = rank < np.repeat(lengths // group * group, lengths)
+    full, single = ordered[whole].reshape(-1, group, 3), ordered[~whole]
+    head = -phase % group
+    if len(single) < head and len(full):
+        single, full = np.concatenate([full[0], single]), full[1:]
+    single = single[permutation(len(single), *key, "singles")]
+    head_rows, single = single[:head], single[head:]
+    mixed = len(single) // group * group
+    groups = np.concatenate([full, single[:mixed].reshape(-1, group, 3)])
+    groups = groups[permutation(len(groups), *key, "groups")]
+    return np.concatenate([head_rows, groups.reshape(-1, 3), single[mixed:]])
