@@ -1,0 +1,32 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import pytest
+
+from sharding.miniature import MiniatureConfig, TruthImage, write
+
+SMALL = MiniatureConfig(
+    scale=0.5,
+    crowdhuman_train=12,
+    crowdhuman_val=3,
+    ecp_day_train=8,
+    ecp_day_val=2,
+    ecp_night_train=2,
+    ecp_night_val=2,
+    ecp_empty=2,
+    msmt17_train_identities=5,
+    msmt17_test_identities=3,
+    cuhk03_train_identities=6,
+    cuhk03_test_identities=3,
+    crops_per_identity=5,
+    luperson_crops=30,
+    luperson_identities=10,
+)
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TruthImage]]:
+    """All five releases in small, in `root/{crowdhuman,ecp,...}`, and what was drawn. Not to be changed."""
+    root = tmp_path_factory.mktemp("miniature")
+    return root, write(root, SMALL)
