@@ -35,7 +35,7 @@ def load_config(
     """
     tree = read_yaml(path)
     for override in overrides:
-        _apply(tree, override)
+        apply_override(tree, override)
     if section is not None:
         if section not in tree:
             raise UserError(f"{path} has no section `{section}:`.")
@@ -70,7 +70,8 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Sets one `key.sub=value` in a plain tree. Raises UserError."""
     name, equals, value = override.partition("=")
     if not equals:
         raise UserError(f"--set {override}: write it as key.sub=value.")

@@ -4,8 +4,6 @@ Every draw is a function of (seed, key, variant), and all resampling is fixed-po
 same bytes wherever and however often it is made.
 """
 
-import hashlib
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -17,7 +15,10 @@ from pydantic import Field, model_validator
 
 from pipeline.annotation import FILL_RGB, Box, Canvas
 from pipeline.config import Config
-from sharding.image import Pixels
+from pipeline.decode import Pixels
+from pipeline.keyed import Draws
+
+cv2.setNumThreads(1)  # a task has one core; more threads would fight with the node's other tasks
 
 
 class CanvasConfig(Config):
@@ -28,15 +29,15 @@ class CanvasConfig(Config):
     """Height and width of the stored canvas, in pixels."""
     ratio: tuple[float, float] = (1.0, 4.0)
     """Range of the canvas' sides over the crop's, drawn evenly; not used by `random_paste`."""
-    jitter: float = Field(4 / 3, ge=1)
+    jitter: float = Field(default=4 / 3, ge=1)
     """Most by which the two sides' ratios differ."""
     independent: bool = False
     """Draw the two sides' ratios each for itself, instead of one ratio and a jitter."""
-    max_enlargement: float = Field(8.0, ge=1)
+    max_enlargement: float = Field(default=8.0, ge=1)
     """A crop so small that it would be enlarged by more gets a larger ratio."""
-    quality: int = Field(92, ge=50, le=100)
+    quality: int = Field(default=92, ge=50, le=100)
     """Of the stored JPEG."""
-    variants: int = Field(4, ge=1, le=99)
+    variants: int = Field(default=4, ge=1, le=99)
     """Placements of each crop; epoch e reads variant e mod variants."""
 
     @model_validator(mode="after")
@@ -57,14 +58,13 @@ class PlacedCrop:
 
 
 def place_crop(crop: Pixels, config: CanvasConfig, seed: int, key: str, variant: int) -> PlacedCrop:
-    random = _random(seed, key, variant)
+    draws = Draws("canvas", seed, key, variant)
     height, width = config.size
     if config.method == "expand_resize":
-        placed_width, placed_height = _expanded_size(crop, config, random)
+        placed_width, placed_height = _expanded_size(crop, config, draws)
     else:
         placed_width, placed_height = _fitting_size(crop, config)
-    x = math.floor(random.random() * (width - placed_width + 1))
-    y = math.floor(random.random() * (height - placed_height + 1))
+    x, y = draws.index(width - placed_width + 1), draws.index(height - placed_height + 1)
     canvas = _blank(height, width).copy()
     canvas[y : y + placed_height, x : x + placed_width] = resize(crop, placed_width, placed_height)
     return PlacedCrop(
@@ -78,23 +78,15 @@ def place_crop(crop: Pixels, config: CanvasConfig, seed: int, key: str, variant:
     )
 
 
-def _random(seed: int, key: str, variant: int) -> np.random.Generator:
-    digest = hashlib.sha256(f"canvas {seed} {variant} {key}".encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-
-
-def _expanded_size(
-    crop: Pixels, config: CanvasConfig, random: np.random.Generator
-) -> tuple[int, int]:
+def _expanded_size(crop: Pixels, config: CanvasConfig, draws: Draws) -> tuple[int, int]:
     """Width and height that the crop has once a canvas `ratio` times its size is resized."""
     height, width = config.size
     low, high = config.ratio
-    first, second = (float(value) for value in random.random(2))
-    ratio_x = ratio_y = low + (high - low) * first
+    ratio_x = ratio_y = draws.uniform(low, high)
     if config.independent:
-        ratio_y = low + (high - low) * second
+        ratio_y = draws.uniform(low, high)
     else:
-        skew = config.jitter ** (second - 0.5)
+        skew = config.jitter ** draws.uniform(-0.5, 0.5)
         ratio_x, ratio_y = max(1.0, ratio_x * skew), max(1.0, ratio_y / skew)
     enlargement = max(width / (ratio_x * crop.shape[1]), height / (ratio_y * crop.shape[0]))
     shrink = max(1.0, enlargement / config.max_enlargement)

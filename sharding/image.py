@@ -10,18 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
-import numpy as np
-import simplejpeg
-from numpy.typing import NDArray
+from pipeline.decode import PNG_SIGNATURE, DecodeError, Pixels, decode
 
 MAX_PIXELS = 80_000_000
 """Larger images are refused before decoding. CrowdHuman's largest has 10800 x 7200 = 77.8 million."""
 
-Pixels = NDArray[np.uint8]
 Check = Literal["full", "header"]
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_KEPT = frozenset(
     (
         b"IHDR",
@@ -45,10 +40,6 @@ SOF = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *ra
 SOS, EOI, COM, APP0, APP15 = 0xDA, 0xD9, 0xFE, 0xE0, 0xEF
 JPEG_APP_KEPT = {0xE0: b"JFIF\0", 0xE2: b"ICC_PROFILE\0", 0xEE: b"Adobe"}
 """Application segments that decide the colours, by marker and first bytes; all others are metadata."""
-HARMLESS = "extraneous bytes before marker 0xd9"
-"""libjpeg's warning about junk between the last block and the end: every pixel was there."""
-
-cv2.setNumThreads(1)  # one task = one core; more would fight with the other tasks of the node
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +60,14 @@ class CodedImage:
     height: int
 
     def decode(self) -> Pixels | Fault:
-        """(height, width, 3) RGB as stored: orientation tags are not applied, the boxes fit this grid."""
-        pixels = _decode_jpeg(self.data) if self.type == "jpg" else _decode_png(self.data)
-        if isinstance(pixels, Fault):
-            return pixels
-        if pixels.shape != (self.height, self.width, 3):
-            return Fault(f"header says {self.width}x{self.height}, pixels are {pixels.shape}")
-        return pixels
+        """RGB as stored: orientation tags are not applied, the boxes fit this grid.
+
+        Uses the reader's own decoder, so that what passes here is what a training run can read.
+        """
+        try:
+            return decode(self.data, self.type)
+        except DecodeError as error:
+            return Fault(str(error))
 
 
 def open_image(data: bytes, keep_metadata: bool = False) -> CodedImage | Fault:
@@ -174,22 +166,3 @@ def _open_png(data: bytes) -> CodedImage:
         if name == b"IEND":
             return CodedImage(b"".join(kept), "png", size[0], size[1])
         at = end
-
-
-def _decode_jpeg(data: bytes) -> Pixels | Fault:
-    try:
-        return simplejpeg.decode_jpeg(data)
-    except ValueError as error:
-        if HARMLESS not in str(error):
-            return Fault(f"JPEG does not decode: {error}")
-    return simplejpeg.decode_jpeg(data, strict=False)
-
-
-def _decode_png(data: bytes) -> Pixels | Fault:
-    """16 bits become 8, grey and palette RGB, alpha is dropped."""
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        return Fault(f"PNG does not decode: {error.err}")
-    return Fault("PNG does not decode") if pixels is None else np.asarray(pixels, np.uint8)

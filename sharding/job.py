@@ -5,11 +5,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any, TextIO
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -22,9 +21,10 @@ from tqdm import tqdm
 from pipeline.errors import UserError
 from pipeline.shards import Manifest
 from pipeline.store import Location
-from sharding.datasets.base import Adapter, Listing
+from sharding.datasets.base import Listing
 from sharding.output import check_destination, finish, finished_shards
-from sharding.plan import Plan, PlanConfig, ShardPlan, make_plan
+from sharding.plan import Plan, ShardPlan
+from sharding.recipe import SetRequest
 from sharding.writer import ShardJob, ShardResult, write_shard
 
 IN_FLIGHT_PER_CPU = 2
@@ -33,6 +33,8 @@ TASK_RETRIES = 3
 OBJECT_STORE_BYTES = 256 << 20
 """Holds plans of shards in flight only; fits where Ray's own default, a third of the memory, does not."""
 LOG_INTERVAL_S = 10.0
+LOG_FORMAT = "{desc}: {n_fmt} of {total_fmt} images, {rate_fmt}, {remaining} left{postfix}"
+SHOWN = 5
 
 
 class ShardsFailed(UserError):
@@ -40,22 +42,54 @@ class ShardsFailed(UserError):
 
 
 @dataclass(frozen=True)
-class SetRequest:
-    """One split of one dataset, from where it lies to where its shards go."""
+class PreparedSet:
+    """A set that nothing speaks against: planned, its destination reachable and without other shards."""
 
-    adapter: Adapter
-    source: Path
-    split: str
-    out: str
-    config: PlanConfig
+    request: SetRequest
+    plan: Plan
+    listing: Listing
+    todo: tuple[ShardPlan, ...]
 
     @property
     def name(self) -> str:
-        return f"{self.adapter.name} {self.split}"
+        return f"{self.plan.dataset} {self.plan.split}"
 
-    def plan(self) -> tuple[Plan, Listing]:
-        listing = self.adapter.list_samples(self.source, self.split)
-        return make_plan(self.adapter, self.split, listing, self.config), listing
+
+def write_sets(requests: Sequence[SetRequest], workers: int | None = None) -> list[Manifest]:
+    """Writes all sets in one Ray session.
+
+    Raises UserError before anything is written, or ShardsFailed once all that can be written is.
+    """
+    prepared = [prepare(request) for request in requests]
+    manifests, failures = [], []
+    with ray_session(workers) as in_flight:
+        for one in prepared:
+            try:
+                manifests.append(write_set(one, in_flight))
+            except ShardsFailed as error:
+                failures.append(str(error))
+    if failures:
+        raise ShardsFailed(" ".join(failures))
+    return manifests
+
+
+def prepare(request: SetRequest) -> PreparedSet:
+    """Raises UserError on a wrong source, an unreachable destination, or another plan's shards there."""
+    plan, listing = request.plan()
+    out = Location(request.out)
+    check_destination(out)
+    done = finished_shards(out, plan)
+    todo = tuple(shard for shard in plan.shards if shard.name not in done)
+    return PreparedSet(request, plan, listing, todo)
+
+
+def write_set(prepared: PreparedSet, in_flight: int) -> Manifest:
+    """Writes the shards that are not there yet, then the manifest."""
+    failures = dict(_run(prepared, in_flight))
+    if failures:
+        raise ShardsFailed(_explain(prepared, failures))
+    request = prepared.request
+    return finish(Location(request.out), prepared.plan, request.adapter, prepared.listing)
 
 
 @contextmanager
@@ -103,59 +137,45 @@ def _in_flight(workers: int | None) -> int:
     return IN_FLIGHT_PER_CPU * min(cpus, workers or cpus)
 
 
-def write_set(request: SetRequest, in_flight: int) -> Manifest:
-    """Writes what is not there yet. Raises UserError, and ShardsFailed once all else is finished."""
-    out = Location(request.out)
-    check_destination(out)
-    plan, listing = request.plan()
-    done = finished_shards(out, plan)
-    todo = [shard for shard in plan.shards if shard.name not in done]
-    description = plan.description()
-    jobs = (_shard_job(request, plan, shard, description) for shard in todo)
-    with _progress(request.name, plan, sum(len(shard.samples) for shard in todo)) as bar:
-        failures = dict(_run(jobs, in_flight, bar))
-    if failures:
-        raise ShardsFailed(_explain(request, plan, failures))
-    return finish(out, plan, request.adapter, listing)
-
-
-def _shard_job(
-    request: SetRequest, plan: Plan, shard: ShardPlan, description: dict[str, Any]
-) -> ShardJob:
-    return ShardJob(
-        adapter=request.adapter,
-        source=request.source,
-        split=request.split,
-        shard=shard,
-        config=request.config,
-        variants=plan.variants,
-        out=request.out,
-        plan_hash=plan.hash,
-        description=description,
-    )
-
-
-def _run(jobs: Iterable[ShardJob], in_flight: int, bar: "tqdm[Any]") -> Iterator[tuple[str, str]]:
-    """Runs all jobs; yields the names of failed shards with the reason."""
+def _run(prepared: PreparedSet, in_flight: int) -> Iterator[tuple[str, str]]:
+    """Runs a task for each shard to do; yields the names of failed ones with the reason."""
     task = ray.remote(write_shard).options(
         num_cpus=1, max_retries=TASK_RETRIES, retry_exceptions=[OSError]
     )
     pending: dict[ray.ObjectRef, str] = {}
     quarantined = 0
-    for job in chain(jobs, [None]):
-        if job is not None:
-            pending[task.remote(job)] = job.shard.name
-        while pending and (job is None or len(pending) >= in_flight):
-            (reference,), _ = ray.wait(list(pending), num_returns=1)
-            name = pending.pop(reference)
-            try:
-                result: ShardResult = ray.get(reference)
-            except RayError as error:
-                yield name, _reason(error)
-                continue
-            quarantined += result.quarantined
-            bar.set_postfix(quarantined=quarantined, refresh=False)
-            bar.update(result.ok + result.quarantined)
+    with _progress(prepared) as bar:
+        for job in chain(_jobs(prepared), [None]):
+            if job is not None:
+                pending[task.remote(job)] = job.shard.name
+            while pending and (job is None or len(pending) >= in_flight):
+                (reference,), _ = ray.wait(list(pending), num_returns=1)
+                name = pending.pop(reference)
+                try:
+                    result: ShardResult = ray.get(reference)
+                except RayError as error:
+                    yield name, _reason(error)
+                    continue
+                quarantined += result.quarantined
+                bar.set_postfix(quarantined=quarantined, refresh=False)
+                bar.update(result.ok + result.quarantined)
+
+
+def _jobs(prepared: PreparedSet) -> Iterator[ShardJob]:
+    request, plan = prepared.request, prepared.plan
+    description = plan.description()
+    for shard in prepared.todo:
+        yield ShardJob(
+            adapter=request.adapter,
+            source=request.source,
+            split=request.split,
+            shard=shard,
+            config=request.config,
+            variants=plan.variants,
+            out=request.out,
+            plan_hash=plan.hash,
+            description=description,
+        )
 
 
 def _reason(error: RayError) -> str:
@@ -166,25 +186,26 @@ def _reason(error: RayError) -> str:
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]
 
 
-def _explain(request: SetRequest, plan: Plan, failures: dict[str, str]) -> str:
-    named = "; ".join(f"{name} ({reason})" for name, reason in sorted(failures.items())[:5])
-    more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
+def _explain(prepared: PreparedSet, failures: dict[str, str]) -> str:
+    named = "; ".join(f"{name} ({reason})" for name, reason in sorted(failures.items())[:SHOWN])
+    more = f" and {len(failures) - SHOWN} more" if len(failures) > SHOWN else ""
     return (
-        f"{len(failures)} of {len(plan.shards)} shards of {request.name} could not be written: "
+        f"{len(failures)} of {len(prepared.plan.shards)} shards of {prepared.name} could not be written: "
         f"{named}{more}. The others are finished: run the same command again and it writes these."
     )
 
 
-def _progress(name: str, plan: Plan, samples: int) -> "tqdm[Any]":
+def _progress(prepared: PreparedSet) -> "tqdm[Any]":
     terminal = sys.stderr.isatty()
+    total = prepared.plan.samples
     bar: tqdm[Any] = tqdm(
-        total=plan.samples,
-        initial=plan.samples - samples,
-        desc=name,
+        total=total,
+        initial=total - sum(len(shard.samples) for shard in prepared.todo),
+        desc=prepared.name,
         unit="image",
         file=sys.stderr if terminal else _LogLines(sys.stderr),
         mininterval=0.2 if terminal else LOG_INTERVAL_S,
-        ncols=None if terminal else 110,
+        bar_format=None if terminal else LOG_FORMAT,
     )
     return bar
 
