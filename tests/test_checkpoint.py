@@ -1,0 +1,150 @@
+"""Checkpoints: whole and hash-correct, or not there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from training import checkpoint
+from training.checkpoint import (
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    CheckpointConfig,
+    Checkpoints,
+    State,
+)
+
+
+def state(step: int) -> State:
+    return State(
+        step=step, images=8 * step, stream_digest="ab", tables_digest="cd", sample_digest="ef"
+    )
+
+
+def tensors(value: float) -> dict[str, Tensor]:
+    flat = torch.full((6,), value)
+    return {
+        "weight": flat[:4].view(2, 2),  # views of one buffer, as ZeRO keeps its parameters
+        "bias": flat[4:],
+        "count": torch.tensor(7),
+        "filled": torch.tensor([True, False]),
+    }
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints", CheckpointConfig(every=5, keep=2))
+
+
+def write(checkpoints: Checkpoints, *steps: int) -> None:
+    for step in steps:
+        checkpoints.write(state(step), tensors(step), {"weight/exp_avg": torch.ones(2, 2) * step})
+
+
+def test_round_trip(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 5)
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.state == state(5)
+    for name, tensor in tensors(5).items():
+        assert torch.equal(found.model()[name], tensor)
+        assert found.model()[name].dtype == tensor.dtype
+    assert torch.equal(found.optimizer()["weight/exp_avg"], torch.ones(2, 2) * 5)
+
+
+def test_none_written_yet(checkpoints: Checkpoints) -> None:
+    assert checkpoints.newest() is None
+    assert checkpoints.latest() is None
+
+
+def test_the_last_ones_are_kept(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 5, 10, 15)
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["latest", "step-00000010", "step-00000015"]
+    assert checkpoints.latest() == "step-00000015"
+
+
+def test_due() -> None:
+    due = Checkpoints(Path("unused"), CheckpointConfig(every=5, keep=1)).due
+    assert [step for step in range(1, 12) if due(step)] == [5, 10]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def garble(path: Path) -> None:
+    path.write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *[(name, damage) for name in (MODEL, OPTIMIZER, STATE) for damage in (truncate, flip)],
+        *[(name, Path.unlink) for name in (MODEL, OPTIMIZER, STATE, MANIFEST)],
+        (MANIFEST, garble),
+    ],
+)
+def test_a_damaged_one_is_passed_over(
+    checkpoints: Checkpoints, name: str, damage: Callable[[Path], None]
+) -> None:
+    write(checkpoints, 5, 10)
+    damage(checkpoints.folder / "step-00000010" / name)
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.state.step == 5
+
+
+def test_if_all_are_damaged_the_user_decides(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 5)
+    flip(checkpoints.folder / "step-00000005" / MODEL)
+    with pytest.raises(UserError, match=r"step-00000005 \(model.safetensors has another hash"):
+        checkpoints.newest()
+
+
+def test_a_killed_writer_leaves_nothing_that_counts(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(checkpoints, 5)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_sync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(checkpoints, 10)
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.state.step == 5
+    write(checkpoints, 10)
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["latest", "step-00000005", "step-00000010"]
+
+
+def test_a_step_can_be_written_again(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 5, 10)
+    flip(checkpoints.folder / "step-00000010" / MODEL)
+    write(checkpoints, 10)
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.state.step == 10
+
+
+def test_another_model_is_a_user_error(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 5)
+    found = checkpoints.newest()
+    assert found is not None
+    with pytest.raises(UserError, match="step-00000005 holds another model"):
+        found.load_into(nn.Linear(2, 3))

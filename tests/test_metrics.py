@@ -1,0 +1,153 @@
+"""What a run writes about itself, and the digest of the samples it saw."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.batch import Batch, Images, View
+from training.digest import SampleDigest
+from training.hybrid import StepOutput
+from training.metrics import LogConfig, Metrics, console_line, truncate_lines
+
+CPU = torch.device("cpu")
+
+
+def images(positions: list[int], prefix: str = "key") -> Images:
+    n = len(positions)
+    empty = torch.zeros(0, dtype=torch.int64)
+    view = View(torch.zeros(n, 2, 2, 3), torch.zeros(n, 2), torch.zeros(0, 4), empty)
+    keys = tuple(f"{prefix}/{p}" for p in positions)
+    return Images((view, view), torch.tensor(positions), empty, empty, empty, empty, keys)
+
+
+def digest_of(*parts: Batch, text: str = "") -> str:
+    """As if every part was a rank's."""
+    digest = SampleDigest(text)
+    shares = []
+    for part in parts:
+        local = SampleDigest()
+        local.add(part)
+        shares.append(local.take())
+    digest.absorb([sum(limbs) for limbs in zip(*shares)])
+    return digest.hex()
+
+
+def test_digest_is_blind_to_ranks_and_to_resuming() -> None:
+    whole = digest_of(Batch(0, images([0, 1, 2, 3]), images([0, 1])))
+    ranks = digest_of(Batch(0, images([0, 1]), images([1])), Batch(0, images([2, 3]), images([0])))
+    first = digest_of(Batch(0, images([0, 1]), None))
+    resumed = digest_of(Batch(1, images([2, 3]), images([0, 1])), text=first)
+    assert whole == ranks == resumed
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Batch(0, images([0, 2]), None),
+        Batch(0, images([0, 1], prefix="other"), None),
+        Batch(0, None, images([0, 1])),
+        Batch(0, images([0, 1, 1]), None),
+    ],
+)
+def test_digest_tells_samples_apart(other: Batch) -> None:
+    assert digest_of(Batch(0, images([0, 1]), None)) != digest_of(other)
+
+
+def test_digest_is_sensitive_to_order() -> None:
+    swapped = images([0, 1])
+    swapped = Images(swapped.views, *(swapped.position,) * 5, keys=swapped.keys[::-1])
+    assert digest_of(Batch(0, images([0, 1]), None)) != digest_of(Batch(0, swapped, None))
+
+
+@dataclass
+class Output:
+    losses: dict[str, Tensor]
+    weighted: dict[str, Tensor]
+    counts: dict[str, Tensor]
+
+
+def output(loss: float) -> StepOutput:
+    value = torch.tensor(loss)
+    counts = {"accuracy": torch.tensor([loss, 4.0]), "unused": torch.zeros(2)}
+    return cast(StepOutput, Output({"oim": value}, {"oim": 2 * value}, counts))
+
+
+def metrics(folder: Path, **changes: Any) -> Metrics:
+    settings: dict[str, Any] = {
+        "config": LogConfig(every=2, console_every=2),
+        "steps": 10,
+        "start": 0,
+        "images": 0,
+        "digest": SampleDigest(),
+    }
+    return Metrics(folder, device=CPU, **(settings | changes))
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def run_two_steps(folder: Path, micro_steps: list[list[float]], **changes: Any) -> dict[str, Any]:
+    with metrics(folder, **changes) as m:
+        for step, losses in enumerate(m.timed(micro_steps)):
+            m.add(
+                [Batch(step, images([step]), images([2 * step, 2 * step + 1]))],
+                list(map(output, losses)),
+            )
+        m.log(2, lr=0.1, grad_norm=torch.tensor(3.0), statistics={"lut_fill": 0.5})
+    return read_lines(folder)[-1]
+
+
+def test_a_line_holds_means_over_its_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = run_two_steps(tmp_path, [[1.0, 2.0], [4.0, 1.0]])
+    assert line["losses"] == {"oim": 4.0}  # micro-steps are added, steps averaged
+    assert line["weighted"] == {"oim": 8.0}
+    assert line["total"] == 8.0
+    assert line["statistics"] == {"accuracy": 0.5, "unused": None, "lut_fill": 0.5}
+    assert (line["step"], line["images"], line["lr"], line["grad_norm"]) == (2, 6, 0.1, 3.0)
+    assert 0 <= line["data_wait"] <= 1
+    assert line["sample_digest"] == digest_of(Batch(0, images([0, 1]), images([0, 1, 2, 3])))
+    assert "step  2/10  total 8.000  oim 4.000  |" in capsys.readouterr().out
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
+    first = run_two_steps(tmp_path, [[1.0], [1.0]])
+    digest = SampleDigest(first["sample_digest"])
+    second = run_two_steps(tmp_path, [[1.0], [1.0]], images=first["images"], digest=digest, start=1)
+    assert second["images"] == 12
+    assert second["sample_digest"] != first["sample_digest"]
+
+
+def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    truncate_lines(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"step 2.*oim"):
+        run_two_steps(tmp_path, [[1.0], [math.nan]])
+
+
+def test_console_line_is_for_people() -> None:
+    line = {
+        "step": 20,
+        "total": 5.25,
+        "losses": {"oim": 4.1, "similarity": -0.5},
+        "images_per_s": 12.34,
+        "data_wait": 0.021,
+    }
+    assert console_line(line, 200, 3725.0) == (
+        "step  20/200  total 5.250  oim 4.100  similarity -0.500  "
+        "| 12.3 images/s  data wait 2 %  ETA 1:02:05"
+    )
