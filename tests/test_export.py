@@ -1,6 +1,7 @@
 """Export: what other code loads computes what the trained backbone computes, and gaps are refused."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,30 +12,29 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from training.export import export, write_files
-from training.model.backbone import BackboneConfig, build_backbone
-from training.model.norm import NormContext
+from training.model.person_search import PersonSearch, PersonSearchConfig
 
 
-class Parts(nn.Module):
-    """A trained model's backbone under the names that the person-search model gives it."""
+class Trained(nn.Module):
+    """The person-search model where the hybrid model keeps it, beside parts that no target knows."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        config = BackboneConfig.model_validate(
-            {"name": name, "weights": "random", "norm": "cross_rank"}
+        backbone = {"name": name, "weights": "random", "norm": "cross_rank"}
+        self.search = PersonSearch(
+            PersonSearchConfig.model_validate({"backbone": backbone}), seed=0
         )
-        built = build_backbone(config, NormContext())
-        self.backbone = built.trunk
-        self.head = nn.ModuleDict({"layer4": built.last_stage})
         self.predictor = nn.Linear(4, 4)
 
     def features(self, x: Tensor) -> Tensor:
-        return self.head["layer4"](self.backbone(x)).mean((2, 3))
+        return self.search.head["layer4"](self.search.backbone(x)).mean((2, 3))
 
 
-def trained(name: str) -> Parts:
+@cache
+def trained(name: str) -> Trained:
+    """Shared by the tests: those that damage its state copy it first."""
     torch.manual_seed(0)
-    model = Parts(name)
+    model = Trained(name)
     for module_name, buffer in model.named_buffers():
         if buffer.is_floating_point():
             nn.init.uniform_(buffer, 0.5, 1.5)
@@ -47,22 +47,23 @@ def trained(name: str) -> Parts:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvision_loads_every_key_but_fc_and_computes_the_same(
-    name: str, suffix: str, tmp_path: Path
+    name: str, tmp_path: Path
 ) -> None:
     model = trained(name)
     write_files(export("torchvision", model.state_dict(), name), tmp_path / "weights", {})
-    path = tmp_path / f"weights{suffix}"
-    loaded = torch.load(path, weights_only=True) if suffix == ".pth" else load_file(path)
-    net = getattr(torchvision.models, name)(weights=None)
-    result = net.load_state_dict(loaded, strict=False)
-    assert set(result.missing_keys) == {"fc.weight", "fc.bias"}
-    assert not result.unexpected_keys
-    net.fc = nn.Identity()
     x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(net.eval()(x), model.features(x), rtol=1e-4, atol=1e-5)
+    for load in (
+        lambda: torch.load(tmp_path / "weights.pth", weights_only=True),
+        lambda: load_file(tmp_path / "weights.safetensors"),
+    ):
+        net = getattr(torchvision.models, name)(weights=None)
+        result = net.load_state_dict(load(), strict=False)
+        assert set(result.missing_keys) == {"fc.weight", "fc.bias"}
+        assert not result.unexpected_keys
+        net.fc = nn.Identity()
+        with torch.no_grad():
+            torch.testing.assert_close(net.eval()(x), model.features(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_account_names_every_tensor_on_both_sides(tmp_path: Path) -> None:
@@ -84,13 +85,16 @@ def test_the_account_names_every_tensor_on_both_sides(tmp_path: Path) -> None:
 def test_running_statistics_are_those_of_the_scenes() -> None:
     state = trained("resnet18").state_dict()
     exported = export("torchvision", state, "resnet18")
-    assert torch.equal(exported.tensors["bn1.running_mean"], state["backbone.bn1.running_mean"])
+    assert torch.equal(
+        exported.tensors["bn1.running_mean"], state["search.backbone.bn1.running_mean"]
+    )
     assert exported.tensors["layer4.1.bn2.num_batches_tracked"] == 7
 
 
 def test_frozen_norms_have_no_counters_and_export_says_that_it_adds_them() -> None:
     state = trained("resnet18").state_dict()
-    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    shared = [name for name in state if name.startswith(("search.backbone", "search.head"))]
+    counters = [name for name in shared if name.endswith("num_batches_tracked")]
     kept = {name: value for name, value in state.items() if name not in counters}
     exported = export("torchvision", kept, "resnet18")
     assert len(exported.added) == len(counters)
@@ -98,15 +102,15 @@ def test_frozen_norms_have_no_counters_and_export_says_that_it_adds_them() -> No
 
 
 def drop(state: dict[str, Tensor]) -> None:
-    del state["head.layer4.0.conv1.weight"]
+    del state["search.head.layer4.0.conv1.weight"]
 
 
 def reshape(state: dict[str, Tensor]) -> None:
-    state["backbone.conv1.weight"] = torch.zeros(64, 3, 3, 3)
+    state["search.backbone.conv1.weight"] = torch.zeros(64, 3, 3, 3)
 
 
 def poison(state: dict[str, Tensor]) -> None:
-    state["backbone.bn1.running_var"][3] = torch.nan
+    state["search.backbone.bn1.running_var"][3] = torch.nan
 
 
 @pytest.mark.parametrize(
@@ -114,7 +118,7 @@ def poison(state: dict[str, Tensor]) -> None:
     [(drop, "layer4.0.conv1.weight is absent"), (reshape, "wants"), (poison, "not finite")],
 )
 def test_anything_short_of_full_coverage_is_refused(damage, message: str) -> None:
-    state = trained("resnet18").state_dict()
+    state = {key: value.clone() for key, value in trained("resnet18").state_dict().items()}
     damage(state)
     with pytest.raises(UserError, match=message):
         export("torchvision", state, "resnet18")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 
-TRUNK, LAST_STAGE = "backbone.", "head."
+TRUNK, LAST_STAGE = "search.backbone.", "search.head."
 """Where the trained model keeps conv1 ... layer3, and layer4."""
 RESNET_INPUT = {
     "channels": "RGB",
