@@ -259,6 +259,10 @@ def test_cuhk03_bad_files(tmp_path: Path) -> None:
         write_file(source / "cuhk-03.mat", content)
         with pytest.raises(UserError, match=complaint):
             list_samples("cuhk03", source, "labelled_train")
+    with h5py.File(tmp_path / "page" / "cuhk-03.mat", "w") as file:
+        file["labeled"] = [1, 2, 3]
+    with pytest.raises(UserError, match=r"no cell array 'labeled' \(it holds labeled\)"):
+        list_samples("cuhk03", tmp_path / "page", "labelled_train")
     with pytest.raises(UserError, match=r"expected cuhk03_release/cuhk-03\.mat"):
         list_samples("cuhk03", tmp_path, "labelled_train")
 

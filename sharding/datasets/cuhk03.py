@@ -130,12 +130,14 @@ class _Cells:
     """Shapes of one variant's images, straight from the file's headers."""
 
     def __init__(self, file: h5py.File, variant: str, path: Path) -> None:
-        if variant not in file:
+        cells = file.get(variant)
+        if not isinstance(cells, h5py.Dataset) or cells.dtype != h5py.ref_dtype:
             raise UserError(
-                f"{path} holds {', '.join(file)}, but no {variant!r}; expected {EXPECTED}."
+                f"{path} has no cell array {variant!r} (it holds {', '.join(file) or 'nothing'}); "
+                f"expected {EXPECTED}."
             )
         self.file = file
-        self.pairs = [file[reference][()] for reference in file[variant][()].flat]
+        self.pairs = [file[reference][()] for reference in cells[()].flat]
         for number, pair in enumerate(self.pairs, start=1):
             if pair.ndim != 2 or pair.shape[0] != COLUMNS or pair.dtype != h5py.ref_dtype:
                 raise UserError(
