@@ -79,9 +79,9 @@ def hybrid_batch(step: int = 0) -> Batch:
     """4 scenes of two domains, 8 canvases of three: labelled and unlabelled, one scene empty."""
     return Batch(
         step,
-        make_images((96, 128), [3, 0, 2, 1], first_position=4 * step, seed=1),
+        make_images((64, 96), [3, 0, 2, 1], first_position=4 * step, seed=1),
         make_images(
-            (96, 64),
+            (64, 48),
             [1] * 8,
             identities=[[0], [0], [1], [1], [2], [-1], [-1], [-1]],
             domains=[0, 0, 0, 0, 1, 2, 2, 2],

@@ -1,0 +1,197 @@
+"""The model's parts and the promise that every parameter gets a gradient whatever the batch."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipeline.batch import Batch, Use
+from pipeline.errors import UserError
+from tests.batches import hybrid_batch, make_images
+from tests.models import tiny_config, tiny_model
+from training.hybrid import HybridConfig
+from training.losses.oim import OimConfig
+from training.model.backbone import BackboneConfig, build_backbone
+from training.model.detector import jittered_truth
+from training.model.norm import CrossRankNorm, NormContext
+from training.model.norm_aware import HeadsConfig
+from training.model.sampling import balanced_sample, draw
+from training.model.targets import GroundTruth, match
+
+
+def empty_batch() -> Batch:
+    return Batch(0, make_images((64, 96), [0, 0]), make_images((64, 48), [0, 0, 0]))
+
+
+BATCHES = {
+    "hybrid": hybrid_batch(),
+    "detection only": replace(hybrid_batch(), canvases=None),
+    "re-ID only": replace(hybrid_batch(), scenes=None),
+    "nobody": empty_batch(),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("unlabelled", ["queue", "instance"])
+def test_every_parameter_gets_a_gradient(name: str, unlabelled: str) -> None:
+    model = tiny_model(tiny_config(oim=OimConfig(queue=16, unlabelled=unlabelled)))
+    batch = BATCHES[name]
+    output = model(batch, model.denominators([batch]), step=5)
+    output.total.backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    model.update_tables([output.rows])
+
+
+def variants() -> dict[str, HybridConfig]:
+    config = tiny_config()
+    model, alignment = config.model, config.alignment
+    norm_aware = model.model_copy(update={"heads": HeadsConfig(classifier="norm_aware")})
+    inter_task = alignment.model_copy(update={"tasks": ("detection", "reid", "inter_task")})
+    return {
+        "norm aware": tiny_config(model=norm_aware),
+        "inter-task": tiny_config(alignment=inter_task),
+        "no alignment": tiny_config(alignment=alignment.model_copy(update={"tasks": ()})),
+    }
+
+
+@pytest.mark.parametrize("name", variants())
+def test_switches(name: str) -> None:
+    model = tiny_model(variants()[name])
+    batch = hybrid_batch()
+    output = model(batch, model.denominators([batch]), step=5)
+    output.total.backward()
+    assert torch.isfinite(output.total)
+    has_inter_task = "domain_inter_task_image" in output.losses
+    assert has_inter_task == (name == "inter-task")
+    assert ("domain_reid_image" in output.losses) == (name != "no alignment")
+
+
+def test_losses_fall_on_one_batch() -> None:
+    model, batch = tiny_model(), hybrid_batch()
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
+    first: dict[str, float] = {}
+    for step in range(12):
+        output = model(batch, model.denominators([batch]), step)
+        optimiser.zero_grad()
+        output.total.backward()
+        optimiser.step()
+        model.update_tables([output.rows])
+        losses = {name: float(value) for name, value in output.losses.items()}
+        if step == 1:  # the first step fills the look-up table
+            first = losses
+    for name in ("rpn_class", "roi_class", "oim", "similarity"):
+        assert losses[name] < first[name], name
+
+
+def test_a_persons_votes_and_images_are_counted_by_the_batch_alone() -> None:
+    model, batch = tiny_model(), hybrid_batch()
+    counts = dict(zip(model.DENOMINATORS, model.denominators([batch]).tolist()))
+    assert counts["labelled"] == 2 * 5 and counts["unlabelled"] == 2 * (6 + 3)
+    assert counts["anchors"] == 2 * (4 * 32 + 8 * 16)
+    assert counts["paired_images"] == 3 + 3  # scenes with persons, unlabelled canvases
+    assert counts["canvas_persons"] == 2 * 8
+
+
+def test_norm_equals_batch_norm_and_masks_rows() -> None:
+    context = NormContext()
+    ours, theirs = CrossRankNorm(3, context).double(), torch.nn.BatchNorm2d(3).double()
+    x = torch.randn(4, 3, 5, 2, dtype=torch.float64, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    upstream = torch.randn(4, 3, 5, 2, dtype=torch.float64)
+    ours(x).backward(upstream)
+    theirs(y).backward(upstream)
+    torch.testing.assert_close(x.grad, y.grad)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+
+    rows = torch.tensor([1.0, 1, 0, 1]).double()
+    with context.using("scenes", rows):
+        masked = ours(x)
+    kept = F.batch_norm(x[rows > 0], None, None, training=True)
+    torch.testing.assert_close(masked[rows > 0], kept)
+
+
+def test_norm_gradient_is_legal_for_single_and_masked_rows() -> None:
+    context = NormContext()
+    norm = CrossRankNorm(3, context).double()
+    x = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    for rows in ([1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]):
+        with context.using("canvases", torch.tensor(rows).double()):
+            output = norm(x)
+        assert torch.isfinite(torch.autograd.grad(output.sum(), x)[0]).all()
+
+    def masked(value: torch.Tensor) -> torch.Tensor:
+        with context.using("scenes", torch.tensor([1.0, 0.0, 1.0]).double()):
+            return norm(value)
+
+    assert torch.autograd.gradcheck(masked, x)
+
+
+def test_norm_keeps_statistics_of_scenes_and_canvases_apart() -> None:
+    context = NormContext()
+    norm = CrossRankNorm(2, context)
+    with context.using("canvases"):
+        norm(torch.randn(8, 2) + 5)
+    assert (norm.running_mean == 0).all() and (norm.canvas_running_mean > 0.3).all()
+    norm.eval()
+    with context.using("canvases"):
+        there = norm(torch.full((1, 2), 5.0))
+    assert not torch.allclose(there, norm(torch.full((1, 2), 5.0)))
+
+
+def test_draws_depend_on_their_columns_alone() -> None:
+    columns = torch.arange(1000)
+    values = draw(3, 5, columns)
+    assert len(values.unique()) == 1000 and int(values.min()) >= 0
+    torch.testing.assert_close(draw(3, 5, columns.flip(0)), values.flip(0))
+    assert not torch.equal(draw(4, 5, columns), values)
+    assert abs(float(values.double().mean()) / 2**40 - 0.5) < 0.05
+
+
+def test_balanced_sample_keeps_the_quota_and_ignores_order() -> None:
+    labels = torch.tensor([[1, 1, 1, 0, 0, -1, -1, 0], [0, -1, -1, -1, -1, -1, -1, -1]])
+    draws = draw(0, torch.arange(2)[:, None], torch.arange(8))
+    index, weights = balanced_sample(labels, draws, 4)
+    assert weights.tolist()[0] == [1, 1, 1, 1] and weights.tolist()[1] == [1, 0, 0, 0]
+    assert int((labels[0][index[0]] == 1).sum()) == 2
+    order = torch.randperm(8)
+    shuffled, _ = balanced_sample(labels[:, order], draws[:, order], 4)
+    assert set(order[shuffled[0]].tolist()) == set(index[0].tolist())
+    few, weights = balanced_sample(labels[:, :2], draws[:, :2], 4)
+    assert few.shape == (2, 4) and weights.tolist()[0] == [1, 1, 0, 0]
+
+
+def test_matching_respects_ignore_regions() -> None:
+    images = make_images((96, 128), [2])
+    boxes = torch.tensor([[10.0, 10, 30, 50], [60.0, 10, 100, 90]])
+    use = torch.tensor([int(Use.DETECT), int(Use.IGNORE)])
+    view = replace(images.views[0], boxes=boxes, use=use)
+    truth = GroundTruth.of(replace(images, views=(view, view)))
+    candidates = torch.tensor(
+        [[10.0, 10, 30, 48], [70.0, 20, 90, 60], [40.0, 60, 55, 90], [10.0, 10, 30, 75]]
+    )
+    labels = match(candidates, truth, 0.7, 0.3).labels[0].tolist()
+    assert labels == [1, -1, 0, -1]  # person, inside the ignore region, background, in between
+
+
+def test_jittered_proposals_stay_on_their_persons() -> None:
+    truth = GroundTruth.of(make_images((96, 128), [2, 0]))
+    boxes, real = jittered_truth(truth, seed=1)
+    assert real[0].any() and not real[1].any()
+    assert (boxes[..., 2] <= 128).all() and (boxes[..., :2] >= 0).all()
+
+
+def test_backbone_weights_are_checked(tmp_path) -> None:
+    context = NormContext()
+    with pytest.raises(UserError, match="needs trained"):
+        build_backbone(BackboneConfig(name="resnet18", weights="random"), context)
+    with pytest.raises(UserError, match="no file"):
+        build_backbone(BackboneConfig(weights=str(tmp_path / "none.pth")), context)
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="is not a resnet18"):
+        build_backbone(
+            BackboneConfig(name="resnet18", weights=str(tmp_path / "other.pth")), context
+        )
