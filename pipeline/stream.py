@@ -7,7 +7,6 @@ is a number, whatever the world size, accumulation and threads of either run.
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,7 +60,7 @@ class StreamConfig(Config):
     """Canvases in a step, over all ranks and micro-steps; 0: no canvases."""
     scene_size: tuple[Positive, Positive] = (416, 736)
     """Height and width of a scene's views."""
-    canvas_size: tuple[Positive, Positive] = (288, 192)
+    canvas_size: tuple[Positive, Positive] = (384, 192)
     """Height and width of a canvas's views."""
     canvas_group: Positive = 2
     """Canvases drawn together from one dataset: crops of one identity, where shards hold such runs."""
@@ -74,7 +73,7 @@ class StreamConfig(Config):
     threads: Positive = 2
     """Threads that read, decode and augment, in every rank."""
     prefetch: Positive = 2
-    """Micro-batches made ahead."""
+    """Steps made ahead."""
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of a dataset's samples that may be unusable before the stream stops."""
 
@@ -166,18 +165,19 @@ class Stream:
         return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
 
     def batches(self, start: int = 0, stop: int | None = None) -> Batches:
-        """This rank's micro-batches of the steps [start, stop), to be used in a `with`.
+        """For each of the steps [start, stop) this rank's `accumulation` micro-batches.
 
-        Each step has `accumulation` of them. In (rank, micro-step) order they are contiguous slices of
-        the global batch.
+        In (rank, micro-step) order they are contiguous slices of the global batch. To be used in a `with`,
+        which ends the threads.
         """
         steps = count(start) if stop is None else range(start, stop)
-        parts = (part for step in steps for part in self.parts(step))
+        parts = (self.parts(step) for step in steps)
         return Batches(self._tasks, parts, self.config.threads, self.config.prefetch, self.stats)
 
-    def parts(self, step: int) -> Iterator[Part]:
+    def parts(self, step: int) -> list[Part]:
         """The positions of this rank's micro-batches."""
         slices = self.world_size * self.accumulation
+        parts = []
         for micro in range(self.accumulation):
             number = self.rank * self.accumulation + micro
             positions: dict[TaskName, range] = {}
@@ -185,7 +185,8 @@ class Stream:
                 size = task.batch // slices
                 first = step * task.batch + number * size
                 positions[name] = range(first, first + size)
-            yield Part(step, positions)
+            parts.append(Part(step, positions))
+        return parts
 
     def ids(self, step: int) -> Ids:
         """The whole global batch, all ranks', without decoding: as the order asks for it."""
@@ -209,11 +210,6 @@ class Stream:
     @staticmethod
     def _ids(task: TaskStream, positions: range) -> list[tuple[int, str]]:
         return [(position, task.key(position)) for position in positions]
-
-
-def chain(previous: str, ids: Ids) -> str:
-    """The digest of everything up to a step, from that of the step before; the first is of ""."""
-    return hashlib.sha256(json.dumps([previous, ids], sort_keys=True).encode()).hexdigest()
 
 
 def check_sizes(config: StreamConfig, slices: int) -> None:
