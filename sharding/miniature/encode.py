@@ -13,7 +13,9 @@ def jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
 
 def png(image: NDArray[np.uint8]) -> bytes:
     """`image` is RGB."""
-    _, data = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    # Noise has no repeats to find: Huffman alone is as small as level 6 and five times as fast.
+    options = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+    _, data = cv2.imencode(".png", image[..., ::-1], options)
     return data.tobytes()
 
 

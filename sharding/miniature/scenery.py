@@ -434,19 +434,17 @@ def night_light(
     """(what to multiply a picture by, what to add): dark blue, headlights on the road, lamps with halos."""
     width, height = size
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
-    beam = np.exp(
-        -(((xs - width / 2) / (0.42 * width)) ** 2)
-        - ((ys - horizon - 0.35 * (height - horizon)) / (0.5 * height)) ** 2
-    )
-    dark = np.array([0.17, 0.19, 0.27], np.float32)
-    light = dark + beam[..., None] * np.array([0.55, 0.5, 0.4], np.float32)
+    down = (ys - horizon) / (height - horizon)
+    across = (xs - width / 2) / (0.4 * width)
+    beam = np.exp(-(across**2) - ((down - 0.3) / 0.42) ** 2)
+    light = 0.19 + beam[..., None] * np.array([0.62, 0.56, 0.44], np.float32)
+    light *= np.array([0.9, 0.95, 1.15], np.float32)
     glow = np.zeros((height, width, 3), np.float32)
     for _ in range(int(rng.integers(3, 7))):
-        x, y = rng.uniform(0, width), rng.uniform(0.1, 1.0) * horizon
-        near = np.exp(-np.hypot(xs - x, ys - y) / (0.02 * width))[..., None]
-        warm = np.array(
-            [255.0, 196.0, 112.0] if rng.random() < 0.7 else [255.0, 250.0, 235.0], np.float32
-        )
-        glow += 0.9 * near * warm
-        light += 0.5 * np.exp(-np.hypot(xs - x, (ys - y) * 0.5) / (0.1 * width))[..., None]
+        x, y = rng.uniform(0, width), rng.uniform(0.15, 0.95) * horizon
+        far = np.hypot(xs - x, ys - y) / width
+        lamp = np.array([255, 196, 112] if rng.random() < 0.7 else [255, 250, 235], np.float32)
+        halo = np.exp(-far / 0.006) + 0.12 * np.exp(-far / 0.035)
+        glow += halo[..., None] * lamp
+        light += 0.3 * np.exp(-np.hypot(xs - x, 0.5 * (ys - y)) / (0.09 * width))[..., None]
     return light, glow

@@ -40,6 +40,8 @@ class Drawn:
     """None where nothing of it is seen."""
     visible_share: float
     """Of its pixels, those outside the picture counted as unseen."""
+    inside_share: float
+    """Of its pixels, covered by others or not, those that lie in the picture."""
 
 
 NOISE = np.random.default_rng(3).normal(0, 1, (1024, 1024)).astype(np.float32)
@@ -81,28 +83,31 @@ def compose(
 ) -> list[Drawn]:
     """Paints (sprite, foot, standing height) in the given order, far to near, and says what is seen."""
     owner = np.full(scene.shape[:2], -1, np.int16)
-    totals = []
+    inside = []
     for i, (sprite, foot, height) in enumerate(sprites):
         cast_shadow(scene, foot, height)
         touched = paste(scene, sprite, foot)
-        totals.append(int((sprite.alpha > 0.5).sum()))
+        inside.append(0)
         if touched is not None:
             rows, columns, alpha = touched
             owner[rows, columns][alpha > 0.5] = i
+            inside[i] = int((alpha > 0.5).sum())
     return [
-        _where(owner == i, sprite, foot, total)
-        for i, ((sprite, foot, _), total) in enumerate(zip(sprites, totals, strict=True))
+        _where(owner == i, sprite, foot, inside[i]) for i, (sprite, foot, _) in enumerate(sprites)
     ]
 
 
-def _where(seen: NDArray[np.bool_], sprite: Sprite, foot: tuple[float, float], total: int) -> Drawn:
+def _where(
+    seen: NDArray[np.bool_], sprite: Sprite, foot: tuple[float, float], inside: int
+) -> Drawn:
     dx, dy = round(foot[0] - sprite.foot[0]), round(foot[1] - sprite.foot[1])
     box, head = moved(sprite.box, dx, dy), moved(sprite.head, dx, dy)
+    total = max(int((sprite.alpha > 0.5).sum()), 1)
     ys, xs = np.nonzero(seen)
     if not len(xs):
-        return Drawn(box, head, None, 0.0)
+        return Drawn(box, head, None, 0.0, inside / total)
     visible = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
-    return Drawn(box, head, visible, len(xs) / max(total, 1))
+    return Drawn(box, head, visible, len(xs) / total, inside / total)
 
 
 def moved(box: Box, dx: float, dy: float) -> Box:
