@@ -1,4 +1,4 @@
-"""Threads that keep the next steps in the making; decode and augmentation free the GIL."""
+"""Threads that keep the next micro-batches in the making; decode and augmentation free the GIL."""
 
 import time
 from collections import deque
@@ -28,50 +28,47 @@ class Part:
 class LoaderStats:
     wait_s: float = 0.0
     """Time that the consumer waited for batches."""
-    steps: int = 0
-    """Steps handed over."""
+    batches: int = 0
+    """Micro-batches handed over."""
 
 
 class Batches:
-    """An iterator of steps, each a rank's micro-batches, and the threads that make them.
-
-    Close it, or use it in a `with`.
-    """
+    """An iterator of batches, and the threads that make them: close it, or use it in a `with`."""
 
     def __init__(
         self,
         tasks: dict[TaskName, TaskStream],
-        steps: Iterator[list[Part]],
+        parts: Iterator[Part],
         threads: int,
         prefetch: int,
         stats: LoaderStats,
     ) -> None:
-        self._tasks, self._steps, self._prefetch, self._stats = tasks, steps, prefetch, stats
+        self._tasks, self._parts, self._prefetch, self._stats = tasks, parts, prefetch, stats
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream")
-        self._pending: deque[list[_PendingBatch]] = deque()
+        self._pending: deque[_PendingBatch] = deque()
 
     def __iter__(self) -> "Batches":
         return self
 
-    def __next__(self) -> tuple[Batch, ...]:
+    def __next__(self) -> Batch:
         self._fill(self._prefetch + 1)
         if not self._pending:
             self.close()
             raise StopIteration
         began = time.perf_counter()
         try:
-            batches = tuple(pending.result() for pending in self._pending.popleft())
+            batch = self._pending.popleft().result()
         except BaseException:
             self.close()
             raise
         self._stats.wait_s += time.perf_counter() - began
-        self._stats.steps += 1
+        self._stats.batches += 1
         self._fill(self._prefetch)
-        return batches
+        return batch
 
     def close(self) -> None:
         """Lets samples in the making end and drops the rest."""
-        self._steps = iter(())
+        self._parts = iter(())
         self._pending.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -88,10 +85,10 @@ class Batches:
 
     def _fill(self, wanted: int) -> None:
         while len(self._pending) < wanted:
-            parts = next(self._steps, None)
-            if parts is None:
+            part = next(self._parts, None)
+            if part is None:
                 return
-            self._pending.append([self._start(part) for part in parts])
+            self._pending.append(self._start(part))
 
     def _start(self, part: Part) -> "_PendingBatch":
         pending = _PendingBatch(part.step)

@@ -73,7 +73,7 @@ class StreamConfig(Config):
     threads: Positive = 2
     """Threads that read, decode and augment, in every rank."""
     prefetch: Positive = 2
-    """Steps made ahead."""
+    """Micro-batches made ahead."""
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of a dataset's samples that may be unusable before the stream stops."""
 
@@ -165,13 +165,13 @@ class Stream:
         return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
 
     def batches(self, start: int = 0, stop: int | None = None) -> Batches:
-        """For each of the steps [start, stop) this rank's `accumulation` micro-batches.
+        """For each of the steps [start, stop) this rank's `accumulation` micro-batches, one by one.
 
         In (rank, micro-step) order they are contiguous slices of the global batch. To be used in a `with`,
         which ends the threads.
         """
         steps = count(start) if stop is None else range(start, stop)
-        parts = (self.parts(step) for step in steps)
+        parts = (part for step in steps for part in self.parts(step))
         return Batches(self._tasks, parts, self.config.threads, self.config.prefetch, self.stats)
 
     def parts(self, step: int) -> list[Part]:

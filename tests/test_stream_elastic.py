@@ -46,9 +46,9 @@ def read(
     for rank in range(world_size):
         stream = Stream.open(config, rank, world_size, accumulation)
         with stream.batches(start, stop) as batches:
-            for number, micro_batches in enumerate(batches):
-                assert [batch.step for batch in micro_batches] == [start + number] * accumulation
-                steps[number].extend(micro_batches)
+            for number, batch in enumerate(batches):
+                assert batch.step == start + number // accumulation
+                steps[number // accumulation].append(batch)
     return steps
 
 
@@ -139,7 +139,7 @@ def test_a_world_that_does_not_divide_the_batches_is_told_what_would(config: Str
 def test_a_single_task(config: StreamConfig) -> None:
     stream = Stream.open(config.model_copy(update={"canvas_batch": 0}))
     with stream.batches(0, 1) as batches:
-        ((batch,),) = batches
+        (batch,) = batches
     assert batch.canvases is None
     assert stream.domains == {"detection": ("crowd", "ecp"), "reid": ()}
 
