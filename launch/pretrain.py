@@ -45,15 +45,20 @@ def main() -> None:
     # Whatever a user can get wrong is found here, on every rank alike, before the ranks meet.
     arguments = parse_arguments()
     config = load_config(PretrainConfig, arguments.config, arguments.set)
-    accumulation = config.engine.accumulation
-    stream = Stream.open(config.stream, launched_rank(), launched_world_size(), accumulation)
-    folder = RunFolder(config.run)
+    folder, rank = RunFolder(config.run), launched_rank()
+    stream = Stream.open(
+        config.stream,
+        rank,
+        launched_world_size(),
+        config.engine.accumulation,
+        ledger_path=folder.ledger(rank),
+    )
     start = find_start(folder, config, stream, resume=arguments.resume)
 
     device = init_distributed(config.engine)
     if is_main():
         folder.create(config, stream)
-    model = build_model(config, stream.identities.num_rows, stream.domains)
+    model = build_model(config, stream.identities, stream.domains)
     global_batch = config.stream.scene_batch + config.stream.canvas_batch
     optimizer = build_optimizer(
         model, config.optimiser, global_batch, model.constant_lr_parameters()

@@ -1,5 +1,9 @@
 """The training loop: data, denominators, forward and backward, step, tables, log, checkpoint, stop."""
 
+from collections.abc import Iterator
+from itertools import islice
+
+from pipeline.batch import Batch
 from pipeline.stream import Stream
 from training.checkpoint import Checkpoints, State
 from training.digest import SampleDigest
@@ -33,7 +37,7 @@ def train(
     stop = StopRequest()
     stopping = False
     with stop.listening(), stream.batches(first, steps) as batches, metrics:
-        for step, micro_batches in enumerate(metrics.timed(batches), first):
+        for step, micro_batches in enumerate(by_step(batches, stream.accumulation), first):
             lr = set_lr(engine.optimizer, config.optimiser, step, steps)
             on_device = [batch.to(engine.device) for batch in micro_batches]
             # Counts over all ranks and micro-steps: every loss is a mean over the global batch.
@@ -51,7 +55,7 @@ def train(
             stopping = stop.agreed(engine.device)
             saving = stopping or done == steps or checkpoints.due(done)
             if saving or metrics.due(done):
-                eta_s = metrics.log(done, lr, grad_norm, model.statistics())
+                eta_s = metrics.log(done, lr, grad_norm, stream.data_wait_s, model.statistics())
                 if saving:
                     save(checkpoints, stream, model, engine, metrics, done)
                 if is_main():
@@ -59,6 +63,12 @@ def train(
             if stopping:
                 break
     return not stopping or done == steps
+
+
+def by_step(batches: Iterator[Batch], accumulation: int) -> Iterator[list[Batch]]:
+    """The micro-batches of one optimizer step after the other."""
+    while micro_batches := list(islice(batches, accumulation)):
+        yield micro_batches
 
 
 def save(

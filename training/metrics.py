@@ -7,9 +7,9 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from training.hybrid import StepOutput
 
 METRICS_FILE = "metrics.jsonl"
 RECENT_STEPS = 100
-
-T = TypeVar("T")
+PARTS = {"rpn_": "detection", "roi_": "detection", "domain_": "domain"}
+"""Loss names by their beginning -> part of the objective on the console; others stand for themselves."""
 
 
 class LogConfig(Config):
@@ -58,7 +58,7 @@ class Metrics:
         self.digest = digest
         self._sums: dict[str, Tensor] = {}
         self._window = 0
-        self._wait_s = 0.0
+        self._data_wait_s = 0.0
         self._window_images = 0
         self._step_s: deque[float] = deque(maxlen=RECENT_STEPS)
         self._last_step = self._last_log = time.perf_counter()
@@ -69,19 +69,6 @@ class Metrics:
             self._lines = open(folder / METRICS_FILE, "a", buffering=1)  # noqa: SIM115
             if config.tensorboard:
                 self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-
-    def timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """`batches`, with the time that the loop waits for each."""
-        iterator = iter(batches)
-        self._last_step = self._last_log = time.perf_counter()
-        while True:
-            before = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self._wait_s += time.perf_counter() - before
-            yield batch
 
     def add(self, batches: Sequence[Batch], outputs: Sequence[StepOutput]) -> None:
         """One optimizer step's micro-batches. Does not wait for the device."""
@@ -106,12 +93,20 @@ class Metrics:
     def due(self, step: int) -> bool:
         return step % self.config.every == 0
 
-    def log(self, step: int, lr: float, grad_norm: Tensor, statistics: dict[str, float]) -> float:
+    def log(
+        self,
+        step: int,
+        lr: float,
+        grad_norm: Tensor,
+        data_wait_s: float,
+        statistics: dict[str, float],
+    ) -> float:
         """Reduces and writes what was added since the last call; `step` steps are done.
 
-        Returns the seconds that the rest of the run will take. Collective.
+        `data_wait_s`: how long this rank has waited for batches so far. Returns the seconds that the
+        rest of the run will take. Collective.
         """
-        line = self._reduce()
+        line = self._reduce(data_wait_s)
         line |= {"lr": lr, "grad_norm": grad_norm.item()}
         line["statistics"] = {**line.get("statistics", {}), **statistics}
         line = {"step": step, **line}
@@ -129,6 +124,7 @@ class Metrics:
         return eta_s
 
     def __enter__(self) -> Self:
+        self._last_step = self._last_log = time.perf_counter()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -137,11 +133,11 @@ class Metrics:
         if self._board is not None:
             self._board.close()
 
-    def _reduce(self) -> dict[str, Any]:
+    def _reduce(self, data_wait_s: float) -> dict[str, Any]:
         now = time.perf_counter()
         elapsed, self._last_log = now - self._last_log, now
         names = sorted(self._sums)
-        local = [self._wait_s, elapsed, self._window_images, *self.digest.take()]
+        local = [data_wait_s - self._data_wait_s, elapsed, self._window_images, *self.digest.take()]
         tail = torch.tensor(local, dtype=torch.float64, device=self.device)
         packed = torch.cat([*(self._sums[name].flatten() for name in names), tail])
         values = all_reduce_sum(packed).tolist()
@@ -164,7 +160,8 @@ class Metrics:
             "data_wait": wait / seconds,
             "sample_digest": self.digest.hex(),
         }
-        self._sums, self._window, self._wait_s, self._window_images = {}, 0, 0.0, 0
+        self._sums, self._window, self._window_images = {}, 0, 0
+        self._data_wait_s = data_wait_s
         return line
 
 
@@ -183,12 +180,16 @@ def _is_whole_until(line: str, step: int) -> bool:
 
 
 def console_line(line: dict[str, Any], steps: int, eta_s: float) -> str:
-    width = len(str(steps))
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
+    """For people: weighted losses by part of the objective, which add up to the total."""
+    parts: dict[str, float] = {}
+    for name, value in line["weighted"].items():
+        part = next((PARTS[prefix] for prefix in PARTS if name.startswith(prefix)), name)
+        parts[part] = parts.get(part, 0.0) + value
+    losses = "  ".join(f"{part} {value:6.3f}" for part, value in sorted(parts.items()))
     minutes, seconds = divmod(round(eta_s), 60)
     hours, minutes = divmod(minutes, 60)
     return (
-        f"step {line['step']:>{width}}/{steps}  total {line['total']:.3f}  {losses}  "
+        f"step {line['step']:>{len(str(steps))}}/{steps}  loss {line['total']:6.3f} = {losses}  "
         f"| {line['images_per_s']:.1f} images/s  data wait {100 * line['data_wait']:.0f} %  "
         f"ETA {hours}:{minutes:02d}:{seconds:02d}"
     )

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pipeline.config import Config, dump_config, load_config
 from pipeline.errors import UserError
+from pipeline.identities import Identities
 from pipeline.stream import Stream, StreamConfig
 from training.checkpoint import Checkpoint, CheckpointConfig, Checkpoints, write_atomically
 from training.engine import EngineConfig
@@ -52,6 +53,10 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def ledger(self, rank: int) -> Path:
+        """Where a rank writes the samples that it could not use."""
+        return self.path / f"ledger-{rank:05d}.jsonl"
+
     def checkpoints(self, config: CheckpointConfig) -> Checkpoints:
         return Checkpoints(self.path / "checkpoints", config)
 
@@ -71,10 +76,10 @@ class RunFolder:
             {
                 "digest": stream.digest,
                 "domains": stream.domains,
-                "num_identities": stream.identities.num_rows,
                 "definition": stream.definition,
             },
         )
+        write_atomically(self.path / "identities.json", stream.identities.to_json().decode())
         self._write_json("environment.json", environment())
 
     def write_status(
@@ -117,11 +122,11 @@ def find_start(
 
 
 def build_model(
-    config: PretrainConfig, num_identities: int, domains: dict[str, tuple[str, ...]]
+    config: PretrainConfig, identities: Identities, domains: dict[str, tuple[str, ...]]
 ) -> HybridModel:
     """The model before its first step: the same for the same seed, on every rank."""
     torch.manual_seed(config.seed)
-    return HybridModel(config.hybrid, num_identities, domains, config.seed)
+    return HybridModel(config.hybrid, identities.num_rows, domains, config.seed)
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Run:
 
     folder: RunFolder
     config: PretrainConfig
-    num_identities: int
+    identities: Identities
     domains: dict[str, tuple[str, ...]]
 
     def checkpoint(self) -> Checkpoint:
@@ -141,7 +146,7 @@ class Run:
 
     def model(self, trained: bool = True) -> HybridModel:
         """The model with its newest weights, or as it was before the first step."""
-        model = build_model(self.config, self.num_identities, self.domains)
+        model = build_model(self.config, self.identities, self.domains)
         if trained:
             self.checkpoint().load_into(model)
         return model.eval()
@@ -150,13 +155,17 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Raises UserError if `path` is no run folder."""
     folder = RunFolder(path)
-    config_file, stream_file = folder.path / "config.yaml", folder.path / "stream.json"
-    if not (config_file.exists() and stream_file.exists()):
-        raise UserError(f"{path} is not a run folder: config.yaml or stream.json is missing in it.")
-    stream = json.loads(stream_file.read_text())
-    domains = {task: tuple(names) for task, names in stream["domains"].items()}
-    config = load_config(PretrainConfig, config_file)
-    return Run(folder, config, stream["num_identities"], domains)
+    for name in ("config.yaml", "stream.json", "identities.json"):
+        if not (folder.path / name).exists():
+            raise UserError(f"{path} is not a run folder: {name} is missing in it.")
+    stream = json.loads((folder.path / "stream.json").read_text())
+    identities = Identities.from_json((folder.path / "identities.json").read_bytes())
+    return Run(
+        folder,
+        load_config(PretrainConfig, folder.path / "config.yaml"),
+        identities,
+        {task: tuple(names) for task, names in stream["domains"].items()},
+    )
 
 
 def environment() -> dict[str, Any]:
