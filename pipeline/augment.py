@@ -5,6 +5,7 @@ fast       linear resize, all colour steps as one 3x4 matrix: hue turns in YIQ, 
 reference  torchvision v2, for tests and comparisons; a tenth of the speed
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torchvision.transforms.v2 import functional as tv
 
 from pipeline.batch import FILL_RGB
@@ -67,6 +68,15 @@ class AugmentConfig(Config):
     """Share below which the person is ignored; between the two it is a positive of detection only."""
     match_height: Annotated[float, Field(ge=0)] = 24.0
     """Height in pixels of the view below which a person is of no use for re-ID."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "AugmentConfig":
+        highest = {"canvas_side": 1.0, "erase_area": 1.0}
+        for name in ("scene_scale", "canvas_side", "blur_sigma", "erase_area"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= highest.get(name, math.inf):
+                raise ValueError(f"{name} must be [low, high] with 0 < low <= high")
+        return self
 
     @property
     def thresholds(self) -> Thresholds:
@@ -247,7 +257,7 @@ def _colour_matrix(colour: Colour, mean_rgb: tuple[float, ...]) -> NDArray[np.fl
     to_grey = np.tile(LUMA, (3, 1))
     saturate = colour.saturation * np.eye(3) + (1 - colour.saturation) * to_grey
     cos, sin = np.cos(2 * np.pi * colour.hue), np.sin(2 * np.pi * colour.hue)
-    turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])  # from red to yellow, as HSV
     mixing = np.linalg.inv(RGB_TO_YIQ) @ turn @ RGB_TO_YIQ @ saturate
     if colour.grey:
         mixing = to_grey @ mixing

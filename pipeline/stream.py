@@ -92,7 +92,7 @@ class Stream:
         self.config, self.identities, self.ledger = config, identities, ledger
         self.rank, self.world_size, self.accumulation = part
         self.stats = LoaderStats()
-        self._tasks = tasks
+        self.tasks = tasks
 
     @classmethod
     def open(
@@ -133,7 +133,7 @@ class Stream:
     def domains(self) -> dict[str, tuple[str, ...]]:
         """What `Images.domain` counts, by task; a task that is off has none."""
         names: tuple[TaskName, TaskName] = ("detection", "reid")
-        return {n: self._tasks[n].domains if n in self._tasks else () for n in names}
+        return {n: self.tasks[n].domains if n in self.tasks else () for n in names}
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Stream:
                         for r, turns in zip(task.readers, task.order.mixture.counts, strict=True)
                     ],
                 }
-                for name, task in self._tasks.items()
+                for name, task in self.tasks.items()
             },
         }
 
@@ -172,7 +172,7 @@ class Stream:
         """
         steps = count(start) if stop is None else range(start, stop)
         parts = (part for step in steps for part in self.parts(step))
-        return Batches(self._tasks, parts, self.config.threads, self.config.prefetch, self.stats)
+        return Batches(self.tasks, parts, self.config.threads, self.config.prefetch, self.stats)
 
     def parts(self, step: int) -> list[Part]:
         """The positions of this rank's micro-batches."""
@@ -181,7 +181,7 @@ class Stream:
         for micro in range(self.accumulation):
             number = self.rank * self.accumulation + micro
             positions: dict[TaskName, range] = {}
-            for name, task in self._tasks.items():
+            for name, task in self.tasks.items():
                 size = task.batch // slices
                 first = step * task.batch + number * size
                 positions[name] = range(first, first + size)
@@ -192,13 +192,13 @@ class Stream:
         """The whole global batch, all ranks', without decoding: as the order asks for it."""
         return {
             name: self._ids(task, range(step * task.batch, (step + 1) * task.batch))
-            for name, task in self._tasks.items()
+            for name, task in self.tasks.items()
         }
 
     def rank_ids(self, step: int) -> list[Ids]:
         """The same for each of this rank's micro-batches."""
         return [
-            {name: self._ids(task, part.positions[name]) for name, task in self._tasks.items()}
+            {name: self._ids(task, part.positions[name]) for name, task in self.tasks.items()}
             for part in self.parts(step)
         ]
 

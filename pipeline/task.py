@@ -91,7 +91,7 @@ class TaskStream:
             except (BadSample, DecodeError) as problem:
                 self._report(position, place, key, str(problem))
             except Exception as error:
-                url, offset = self._origin(place)
+                url, offset = self.origin(place)
                 error.add_note(f"while reading sample {key} in {url} at byte {offset}")
                 raise
             else:
@@ -174,18 +174,19 @@ class TaskStream:
         """Each epoch reads the next variant, so that no placement of a crop is for ever."""
         return place.epoch % self.readers[place.source].manifest.variants
 
-    def _origin(self, place: Place) -> tuple[str, int]:
+    def origin(self, place: Place) -> tuple[str, int]:
         reader = self.readers[place.source]
         return reader.origin(self._variant(place), place.shard, place.slot)
 
     def _report(self, position: int, place: Place, key: str, reason: str) -> None:
-        url, offset = self._origin(place)
+        url, offset = self.origin(place)
         name = self.readers[place.source].name
         self._ledger.add(BadRecord(name, key, url, offset, position, reason))
 
     def _exhausted(self, position: int) -> UserError:
         reader = self.readers[self.order.at(position).source]
         return UserError(
-            f"{reader.shard_set.url}: {MOST_REPLACEMENTS} samples in a row could not be used at position "
-            f"{position}. `python -m sharding verify {reader.shard_set.url}` tells what is wrong."
+            f"{reader.shard_set.url}: the sample at position {position} cannot be used, nor can "
+            f"{MOST_REPLACEMENTS} that could replace it. "
+            f"`python -m sharding verify {reader.shard_set.url}` tells what is wrong."
         )
