@@ -19,7 +19,7 @@ from training.engine import (
     launched_world_size,
 )
 from training.loop import train
-from training.run import PretrainConfig, RunFolder, build_model, find_start
+from training.run import PretrainConfig, RunFolder, build_model
 from training.schedule import build_optimizer
 from training.signals import EXIT_STOPPED
 
@@ -46,6 +46,8 @@ def main() -> None:
     arguments = parse_arguments()
     config = load_config(PretrainConfig, arguments.config, arguments.set)
     folder, rank = RunFolder(config.run), launched_rank()
+    if not arguments.resume:
+        folder.require_unused()
     stream = Stream.open(
         config.stream,
         rank,
@@ -53,7 +55,7 @@ def main() -> None:
         config.engine.accumulation,
         ledger_path=folder.ledger(rank),
     )
-    start = find_start(folder, config, stream, resume=arguments.resume)
+    start = folder.find_start(config.checkpoint, stream) if arguments.resume else None
 
     device = init_distributed(config.engine)
     if is_main():

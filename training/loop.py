@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from itertools import islice
 
+import torch
+
 from pipeline.batch import Batch
 from pipeline.stream import Stream
 from training.checkpoint import Checkpoints, State
 from training.digest import SampleDigest
-from training.distributed import all_reduce_sum, barrier, is_main
+from training.distributed import all_reduce_max, all_reduce_sum, barrier, is_main
 from training.engine import Engine
 from training.hybrid import HybridModel
 from training.metrics import Metrics
@@ -80,14 +82,24 @@ def save(
     step: int,
 ) -> None:
     """Collective; right after `metrics.log`, which brings its sums over ranks up to date."""
+    tables_digest = model.tables_digest()
+    require_equal(tables_digest, engine.device)
     state = State(
         step=step,
         images=metrics.images,
         stream_digest=stream.digest,
-        tables_digest=model.tables_digest(),
+        tables_digest=tables_digest,
         sample_digest=metrics.digest.hex(),
     )
     optimizer = engine.optimizer_tensors()
     if is_main():
         checkpoints.write(state, engine.model_tensors(), optimizer)
     barrier()
+
+
+def require_equal(digest: str, device: torch.device) -> None:
+    """Rank 0's tables are saved for all ranks: raises RuntimeError if they are not equal. Collective."""
+    number = int(digest[:13], 16)  # exact in float64
+    extremes = all_reduce_max(torch.tensor([number, -number], dtype=torch.float64, device=device))
+    if extremes.sum().item() != 0:
+        raise RuntimeError("the OIM tables differ between ranks: their updates are not collective")

@@ -67,6 +67,21 @@ class RunFolder:
                 f"another folder with --set run=..."
             )
 
+    def find_start(self, config: CheckpointConfig, stream: Stream) -> Checkpoint | None:
+        """The checkpoint to resume from; None, so from step 0, where none was written yet.
+
+        Raises UserError if no checkpoint is whole, or if the run would go on with other data.
+        """
+        start = self.checkpoints(config).newest()
+        if start is not None and start.state.stream_digest != stream.digest:
+            raise UserError(
+                f"{start.path} was trained on another stream of samples (digest "
+                f"{start.state.stream_digest[:12]}) than `stream:` describes now ({stream.digest[:12]}): its "
+                "shard sets, mixture, seed, batch sizes or view recipe changed. Restore the definition in "
+                f"{self.path}/stream.json, or start a new run with --set run=..."
+            )
+        return start
+
     def create(self, config: PretrainConfig, stream: Stream) -> None:
         """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -98,27 +113,6 @@ class RunFolder:
 
     def _write_json(self, name: str, content: Any) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=1) + "\n")
-
-
-def find_start(
-    folder: RunFolder, config: PretrainConfig, stream: Stream, resume: bool
-) -> Checkpoint | None:
-    """The checkpoint to go on from; None: from step 0, also with `resume` where none was written yet.
-
-    Raises UserError if a fresh run would overwrite another, or a resumed one would see other data.
-    """
-    if not resume:
-        folder.require_unused()
-        return None
-    start = folder.checkpoints(config.checkpoint).newest()
-    if start is not None and start.state.stream_digest != stream.digest:
-        raise UserError(
-            f"{start.path} was trained on another stream of samples (digest "
-            f"{start.state.stream_digest[:12]}) than `stream:` describes now ({stream.digest[:12]}): its "
-            "shard sets, mixture, seed, batch sizes or view recipe changed. Restore the definition in "
-            f"{folder.path}/stream.json, or start a new run with --set run=..."
-        )
-    return start
 
 
 def build_model(
