@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TextIO
@@ -62,7 +62,8 @@ def write_sets(requests: Sequence[SetRequest], workers: int | None = None) -> li
     """
     prepared = [prepare(request) for request in requests]
     manifests, failures = [], []
-    with ray_session(workers) as in_flight:
+    work = any(one.todo for one in prepared)
+    with ray_session(workers) if work else nullcontext(0) as in_flight:
         for one in prepared:
             try:
                 manifests.append(write_set(one, in_flight))
@@ -85,7 +86,7 @@ def prepare(request: SetRequest) -> PreparedSet:
 
 def write_set(prepared: PreparedSet, in_flight: int) -> Manifest:
     """Writes the shards that are not there yet, then the manifest."""
-    failures = dict(_run(prepared, in_flight))
+    failures = dict(_run(prepared, in_flight)) if prepared.todo else {}
     if failures:
         raise ShardsFailed(_explain(prepared, failures))
     request = prepared.request

@@ -27,6 +27,7 @@ from pipeline.shards import (
 from pipeline.store import Location
 from sharding.datasets.base import Adapter, Listing
 from sharding.plan import PLAN_VERSION, Plan, deciding_settings, differences
+from sharding.writer import parquet_bytes
 
 BUCKET_SCHEMES = ("s3://", "gs://", "az://", "abfs://")
 
@@ -37,10 +38,27 @@ class WrittenIndex:
 
     table: pa.Table
     sha256: str
+    plan_hash: str
+    plan: dict[str, Any]
+    """The plan's description."""
+    tar_bytes: int
+    tar_sha256: str
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        return {k.decode(): v.decode() for k, v in (self.table.schema.metadata or {}).items()}
+    @classmethod
+    def parse(cls, data: bytes) -> "WrittenIndex":
+        """Raises whatever pyarrow has for damaged bytes, KeyError or ValueError."""
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        if table.schema.remove_metadata() != INDEX_SCHEMA:
+            raise ValueError("other columns than an index has")
+        metadata = {k.decode(): v.decode() for k, v in table.schema.metadata.items()}
+        return cls(
+            table=table.replace_schema_metadata(),
+            sha256=sha256(data),
+            plan_hash=metadata["plan_hash"],
+            plan=json.loads(metadata["plan"]),
+            tar_bytes=int(metadata["tar_bytes"]),
+            tar_sha256=metadata["tar_sha256"],
+        )
 
     def count(self, status: str) -> int:
         return int(pc.sum(pc.equal(self.table["status"], status)).as_py() or 0)
@@ -79,7 +97,7 @@ def finished_shards(out: Location, plan: Plan) -> set[str]:
     done = set()
     for name in sorted(file for file in files if file.startswith("shards/")):
         if name.endswith(".parquet") and (written := read_index(child(out, name))) is not None:
-            _refuse_other_plan(out, plan, written.metadata)
+            _refuse_other_plan(out, plan, written)
             if _tar_is_whole(out, files, name, written):
                 done.add(name)
     return {
@@ -90,19 +108,21 @@ def finished_shards(out: Location, plan: Plan) -> set[str]:
 
 
 def read_index(location: Location) -> WrittenIndex | None:
-    """None if there is none, or it is not a readable index."""
+    """None if there is none, or it is damaged."""
     try:
         data = location.read()
-        return WrittenIndex(pq.read_table(pa.BufferReader(data)), sha256(data))
-    except (FileNotFoundError, pa.ArrowInvalid):
+    except FileNotFoundError:
+        return None
+    try:
+        return WrittenIndex.parse(data)
+    except (OSError, pa.ArrowException, KeyError, ValueError):  # of parsing: `data` is in memory
         return None
 
 
-def _refuse_other_plan(out: Location, plan: Plan, metadata: dict[str, str]) -> None:
-    if metadata.get("plan_hash") == plan.hash:
+def _refuse_other_plan(out: Location, plan: Plan, written: WrittenIndex) -> None:
+    if written.plan_hash == plan.hash:
         return
-    old = json.loads(metadata.get("plan", "{}"))
-    changed = "; ".join(differences(old, plan.description()))
+    changed = "; ".join(differences(written.plan, plan.description()))
     raise UserError(
         f"{out.url} holds shards of another plan ("
         f"{changed or 'same settings, but names, sizes or annotations in the source changed'}). "
@@ -112,7 +132,7 @@ def _refuse_other_plan(out: Location, plan: Plan, metadata: dict[str, str]) -> N
 
 def _tar_is_whole(out: Location, files: set[str], name: str, written: WrittenIndex) -> bool:
     tar = name.removesuffix(".parquet") + ".tar"
-    return tar in files and child(out, tar).size() == int(written.metadata["tar_bytes"])
+    return tar in files and child(out, tar).size() == written.tar_bytes
 
 
 def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
@@ -123,11 +143,9 @@ def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Man
         shards.append(shard)
         if shard.variant == 0:
             tables.append(written.table)
-    rows = pa.concat_tables([table.replace_schema_metadata() for table in tables])
+    rows = pa.concat_tables(tables)
     quarantined = rows.filter(pc.equal(rows["status"], QUARANTINED))
-    sink = pa.BufferOutputStream()
-    pq.write_table(quarantined.cast(INDEX_SCHEMA), sink, compression="zstd")
-    child(out, QUARANTINE).write(sink.getvalue().to_pybytes())
+    child(out, QUARANTINE).write(parquet_bytes(quarantined))
     manifest = _manifest(plan, adapter, listing, shards, rows)
     child(out, MANIFEST).write(manifest.to_json())
     return manifest
@@ -148,8 +166,8 @@ def _shard(name: str, variant: int, written: WrittenIndex) -> Shard:
     return Shard(
         name=name,
         variant=variant,
-        tar_bytes=int(written.metadata["tar_bytes"]),
-        tar_sha256=written.metadata["tar_sha256"],
+        tar_bytes=written.tar_bytes,
+        tar_sha256=written.tar_sha256,
         index_sha256=written.sha256,
         planned=written.table.num_rows,
         ok=written.count(OK),

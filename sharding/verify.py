@@ -18,7 +18,6 @@ from webdataset import tariterators
 
 from pipeline.annotation import Annotation
 from pipeline.shards import (
-    INDEX_SCHEMA,
     MANIFEST,
     OK,
     QUARANTINE,
@@ -85,9 +84,9 @@ def check_shard(
     name = index_name(shard.variant, shard.name)
     written = read_index(child(root, name))
     if written is None:
-        return [f"{name}: missing or not a readable index"], None
-    if written.table.schema.remove_metadata() != INDEX_SCHEMA:
-        return [f"{name}: has other columns than an index"], None
+        return [f"{name}: missing or damaged"], None
+    if written.sha256 != shard.index_sha256:
+        return [f"{name}: sha256 is not the one in {MANIFEST}"], None
     problems = [f"{name}: {problem}" for problem in _check_index(manifest, shard, written)]
     rows = [row for row in written.table.to_pylist() if row["status"] == OK]
     tar = tar_name(shard.variant, shard.name)
@@ -96,11 +95,9 @@ def check_shard(
 
 
 def _check_index(manifest: Manifest, shard: Shard, written: WrittenIndex) -> Iterator[str]:
-    if written.sha256 != shard.index_sha256:
-        yield f"sha256 is not the one in {MANIFEST}"
-    if written.metadata.get("plan_hash") != manifest.plan_hash:
+    if written.plan_hash != manifest.plan_hash:
         yield "belongs to another plan"
-    if written.metadata.get("tar_sha256") != shard.tar_sha256:
+    if written.tar_sha256 != shard.tar_sha256:
         yield f"names another tar than {MANIFEST} does"
     counts = (written.table.num_rows, written.count(OK), written.count(QUARANTINED))
     if counts != (shard.planned, shard.ok, shard.quarantined):
@@ -210,7 +207,7 @@ def _check_sums(manifest: Manifest, indexes: dict[tuple[int, str], pa.Table]) ->
     for (variant, name), table in indexes.items():
         if not table.select(["key", "status"]).equals(first[name].select(["key", "status"])):
             yield f"{index_name(variant, name)}: other samples than in variant 0"
-    rows = pa.concat_tables([table.replace_schema_metadata() for table in first.values()])
+    rows = pa.concat_tables(list(first.values()))
     keys = Counter(rows["key"].to_pylist())
     for key in sorted(key for key, count in keys.items() if count > 1):
         yield f"{key}: planned {keys[key]} times"
@@ -232,15 +229,14 @@ def _check_quarantine(
 ) -> Iterator[str]:
     try:
         listed = pq.read_table(pa.BufferReader(child(root, QUARANTINE).read()))
-    except (FileNotFoundError, pa.ArrowInvalid):
-        yield f"{QUARANTINE}: missing or not readable"
+    except FileNotFoundError:
+        yield f"{QUARANTINE}: missing"
+        return
+    except (OSError, pa.ArrowException):
+        yield f"{QUARANTINE}: damaged"
         return
     rows = pa.concat_tables(
-        [
-            indexes[0, shard.name].replace_schema_metadata()
-            for shard in manifest.shards
-            if not shard.variant
-        ]
+        [indexes[0, shard.name] for shard in manifest.shards if shard.variant == 0]
     )
     if not listed.equals(rows.filter(pc.equal(rows["status"], QUARANTINED))):
         yield f"{QUARANTINE}: not the quarantined rows of the indexes"

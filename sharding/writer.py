@@ -211,7 +211,10 @@ def _index_bytes(rows: list[dict[str, Any]], job: ShardJob, tar: TarWriter) -> b
         "tar_bytes": str(tar.size),
         "tar_sha256": tar.sha256,
     }
-    table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA.with_metadata(metadata))
+    return parquet_bytes(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA.with_metadata(metadata)))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()

@@ -1,0 +1,145 @@
+"""The plan: a pure function of listing and settings whose hash stands for everything in it."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from fakes import FakeAdapter, fake_crops, fake_scenes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import UserError
+from sharding.canvas import CanvasConfig
+from sharding.datasets.base import Listing
+from sharding.plan import Plan, PlanConfig, PlannedSample, differences, make_plan
+
+
+def plan(adapter: FakeAdapter, **config: object) -> Plan:
+    return make_plan(adapter, "train", adapter.list_samples(None, "train"), PlanConfig(**config))
+
+
+def planned(plan: Plan) -> list[PlannedSample]:
+    return [sample for shard in plan.shards for sample in shard.samples]
+
+
+def keys(plan: Plan) -> list[str]:
+    return [sample.source.key for sample in planned(plan)]
+
+
+def test_order_of_the_listing_does_not_matter_and_the_seed_does() -> None:
+    crops = fake_crops(40, 6)
+    backwards = replace(crops, samples=crops.samples[::-1])
+    assert plan(crops, group=2) == plan(backwards, group=2)
+    assert keys(plan(crops)) != sorted(keys(plan(crops)))
+    assert keys(plan(crops, seed=1)) != keys(plan(crops))
+    assert sorted(keys(plan(crops, seed=1))) == sorted(keys(plan(crops)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    identities=st.lists(st.integers(0, 6), min_size=1, max_size=60),
+    group=st.integers(1, 4),
+    shard_crops=st.integers(1, 20),
+)
+def test_runs_hold_one_identity_and_lose_nobody(
+    identities: list[int], group: int, shard_crops: int
+) -> None:
+    template = fake_crops(1, 1).samples[0]
+    samples = [
+        replace(
+            template,
+            key=f"fake/train/{number}",
+            persons=(template.persons[0].model_copy(update={"identity": f"t:{i}" if i else None}),),
+        )
+        for number, i in enumerate(identities)
+    ]
+    made = plan(FakeAdapter("reid", {}, samples), group=group, shard_crops=shard_crops)
+    assert sorted(keys(made)) == sorted(sample.key for sample in samples)
+    runs: Counter[str | None] = Counter()
+    for shard in made.shards:
+        assert 0 < len(shard.samples) < shard_crops + group
+        numbers = [sample.run for sample in shard.samples]
+        assert numbers == sorted(numbers)
+        for number in set(numbers):
+            run = [s.source.persons[0].identity for s in shard.samples if s.run == number]
+            assert len(run) <= group
+            assert len(set(run)) == 1
+            assert run[0] is not None or len(run) == 1
+            runs[run[0]] += 1
+    for identity, number in Counter(f"t:{i}" for i in identities if i).items():
+        assert runs[identity] == -(-number // group)
+
+
+def test_shards_of_scenes_have_about_the_target_size() -> None:
+    scenes = fake_scenes(60)
+    total = sum(sample.size_bytes for sample in scenes.samples)
+    made = plan(scenes, shard_bytes=total // 6)
+    sizes = [sum(s.source.size_bytes for s in shard.samples) for shard in made.shards]
+    assert len(sizes) == 7
+    assert max(sizes) < 1.5 * min(sizes)
+    assert [shard.name for shard in made.shards] == [f"{number:06d}" for number in range(7)]
+
+
+def test_one_huge_scene_makes_no_empty_shard() -> None:
+    scenes = fake_scenes(5)
+    scenes.samples[2] = replace(scenes.samples[2], size_bytes=10**9)
+    made = plan(scenes, shard_bytes=10_000)
+    assert all(shard.samples for shard in made.shards)
+    assert made.samples == 5
+
+
+def test_a_larger_subset_holds_the_smaller_one_and_the_rest_is_counted() -> None:
+    crops = fake_crops(50, 5)
+    small, large = set(keys(plan(crops, subset=10))), set(keys(plan(crops, subset=30)))
+    assert (len(small), len(large)) == (10, 30)
+    assert small < large
+    assert small == set(keys(plan(crops, subset=10, seed=9)))
+    assert plan(crops, subset=10).excluded == {"too dull": 3, "outside of the subset of 10": 40}
+
+
+def test_missing_samples_are_planned_and_repeated_keys_counted() -> None:
+    scenes = fake_scenes(4)
+    scenes.missing = ("Images/lost,one.jpg",)
+    scenes.samples.append(scenes.samples[0])
+    made = plan(scenes)
+    (lost,) = [sample for sample in planned(made) if sample.missing]
+    assert lost.source.origin == "Images/lost,one.jpg"
+    assert lost.source.key == "fake/train/Images/lost,one"
+    assert made.samples == 5
+    assert made.excluded["repeated key"] == 1
+
+
+def test_hash_covers_what_decides_bytes_and_nothing_else() -> None:
+    crops, scenes = fake_crops(12, 3), fake_scenes(6)
+    base = plan(crops)
+    changed = [
+        plan(crops, seed=1),
+        plan(crops, shard_crops=5),
+        plan(crops, check="header"),
+        plan(crops, canvas=CanvasConfig(quality=80)),
+        plan(replace(crops, name="other")),
+    ]
+    for field, value in {"origin": "x", "size_bytes": 1, "tags": ("t",), "persons": ()}.items():
+        samples = [replace(crops.samples[0], **{field: value}), *crops.samples[1:]]
+        changed.append(plan(replace(crops, samples=samples)))
+    assert len({base.hash, *(other.hash for other in changed)}) == 1 + len(changed)
+    elsewhere = [replace(sample, locator="moved/" + sample.locator) for sample in crops.samples]
+    assert plan(replace(crops, samples=elsewhere)).hash == base.hash
+    assert plan(scenes, canvas=CanvasConfig(quality=80)).hash == plan(scenes).hash
+
+
+def test_the_difference_of_two_plans_is_named() -> None:
+    crops = fake_crops(12, 3)
+    before = plan(crops).description()
+    after = plan(crops, seed=4, subset=10, canvas=CanvasConfig(variants=2)).description()
+    named = list(differences(before, after))
+    assert "settings.seed: 0 -> 4" in named
+    assert "settings.canvas.variants: 4 -> 2" in named
+    assert "samples: 12 -> 10" in named
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="group"):
+        plan(fake_scenes(3), group=2)
+    with pytest.raises(UserError, match="no sample"):
+        make_plan(fake_scenes(0), "train", Listing([]), PlanConfig())

@@ -1,0 +1,214 @@
+"""One shard: the same bytes each time, nothing half-visible, bad samples accounted for, bad luck retried."""
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from fakes import FakeAdapter, fake_crops, fake_scenes, jpeg
+
+from pipeline import store
+from pipeline.annotation import Annotation
+from pipeline.shards import INDEX_SCHEMA, index_name, sha256, tar_name
+from sharding.canvas import CanvasConfig
+from sharding.plan import PlanConfig, make_plan
+from sharding.tar import ustar_header
+from sharding.writer import ShardJob, ShardResult, write_shard
+
+SMALL = CanvasConfig(size=(96, 64), variants=2)
+
+
+def job(adapter: FakeAdapter, out: Path, **config: object) -> ShardJob:
+    settings = PlanConfig(canvas=SMALL, **config)
+    plan = make_plan(adapter, "train", adapter.list_samples(out, "train"), settings)
+    (shard,) = plan.shards
+    return ShardJob(
+        adapter,
+        out.parent,
+        "train",
+        shard,
+        settings,
+        plan.variants,
+        str(out),
+        plan.hash,
+        plan.description(),
+    )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def rows(out: Path, variant: int = 0) -> list[dict]:
+    return pq.read_table(out / index_name(variant, "000000")).to_pylist()
+
+
+def read_stock(out: Path, variant: int = 0) -> list[dict]:
+    return list(webdataset.WebDataset(str(out / tar_name(variant, "000000")), shardshuffle=False))
+
+
+def test_scenes_pass_through_and_the_index_says_where_they_lie(tmp_path: Path) -> None:
+    scenes = fake_scenes(5)
+    assert write_shard(job(scenes, tmp_path / "out")) == ShardResult("000000", 5, 0)
+    tar = (tmp_path / "out" / tar_name(0, "000000")).read_bytes()
+    samples = read_stock(tmp_path / "out")
+    assert [sample["__key__"] for sample in samples] == [
+        row["key"] for row in rows(tmp_path / "out")
+    ]
+    for sample, row in zip(samples, rows(tmp_path / "out"), strict=True):
+        source = scenes.images[row["origin"]]
+        assert sample["jpg"] == source
+        assert row["source_sha256"] == sha256(source)
+        assert tar[row["image_offset"] :][: row["image_size"]] == source
+        assert tar[row["json_offset"] :][: row["json_size"]] == sample["json"]
+        assert (row["width"], row["height"], row["persons"], row["ignored"]) == (80, 48, 1, 1)
+        annotation = Annotation.from_json(sample["json"])
+        assert annotation.persons == scenes.samples[0].persons
+        assert (annotation.source, annotation.task) == (row["origin"], "detection")
+
+
+def test_variants_hold_the_same_crops_in_other_places(tmp_path: Path) -> None:
+    crops = fake_crops(6, 2)
+    write_shard(job(crops, tmp_path / "out", group=2))
+    pairs = list(zip(read_stock(tmp_path / "out", 0), read_stock(tmp_path / "out", 1), strict=True))
+    assert len(pairs) == 6
+    for first, second in pairs:
+        before, after = (Annotation.from_json(sample["json"]) for sample in (first, second))
+        assert first["__key__"] == second["__key__"]
+        assert before.persons[0].identity == after.persons[0].identity
+        assert before.persons[0].box != after.persons[0].box
+        assert (before.width, before.height, before.crop_size) == (64, 96, (32, 64))
+        assert before.canvas is not None
+        assert before.canvas.variant == 0
+    assert [row["run"] for row in rows(tmp_path / "out")] == [
+        row["run"] for row in rows(tmp_path / "out", 1)
+    ]
+
+
+def test_bytes_are_the_same_each_time_and_carry_no_time_or_owner(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_shard(job(fake_crops(6, 2), tmp_path / name))
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+    with tarfile.open(tmp_path / "first" / tar_name(0, "000000")) as tar:
+        for member in tar:
+            assert member.isreg()
+            assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
+            assert (member.uname, member.gname) == ("", "")
+
+
+def test_index_names_its_tar_and_plan(tmp_path: Path) -> None:
+    work = job(fake_scenes(3), tmp_path / "out")
+    write_shard(work)
+    schema = pq.read_schema(tmp_path / "out" / index_name(0, "000000"))
+    tar = (tmp_path / "out" / tar_name(0, "000000")).read_bytes()
+    assert schema.remove_metadata() == INDEX_SCHEMA
+    assert schema.metadata[b"plan_hash"].decode() == work.plan_hash
+    assert schema.metadata[b"tar_sha256"].decode() == sha256(tar)
+    assert int(schema.metadata[b"tar_bytes"]) == len(tar)
+    assert json.loads(schema.metadata[b"plan"])["settings"]["seed"] == 0
+
+
+def test_bad_samples_are_quarantined_with_reason_and_origin(tmp_path: Path) -> None:
+    scenes = fake_scenes(7)
+    scenes.images["0000"] = scenes.images["0000"][:200]
+    scenes.images["0001"] = b"<html>not found</html>"
+    scenes.images["0002"] = jpeg(50, 80)
+    scenes.images["0003"] = jpeg(48, 80, 3)[:-300] + b"\xff\xd9"
+    scenes.missing = ("0099",)
+    assert write_shard(job(scenes, tmp_path / "out")) == ShardResult("000000", 3, 5)
+    reasons = {row["origin"]: row["reason"] for row in rows(tmp_path / "out") if row["reason"]}
+    assert reasons["0000"] == "truncated JPEG"
+    assert "neither JPEG nor PNG" in reasons["0001"]
+    assert reasons["0002"] == "annotated as 80x48, is 80x50"
+    assert "JPEG" in reasons["0003"]
+    assert reasons["0099"] == "missing from the source"
+    assert len(rows(tmp_path / "out")) == 8
+    assert {sample["__key__"][-4:] for sample in read_stock(tmp_path / "out")} == {
+        "0004",
+        "0005",
+        "0006",
+    }
+
+
+def test_check_header_does_not_decode(tmp_path: Path) -> None:
+    scenes = fake_scenes(2)
+    scenes.images["0000"] = scenes.images["0000"][:-300] + b"\xff\xd9"
+    assert write_shard(job(scenes, tmp_path / "full")).quarantined == 1
+    assert write_shard(job(scenes, tmp_path / "header", check="header")).quarantined == 0
+
+
+def test_a_broken_crop_is_quarantined_in_every_variant(tmp_path: Path) -> None:
+    crops = fake_crops(4, 2)
+    crops.images["0002"] = b"broken"
+    write_shard(job(crops, tmp_path / "out"))
+    for variant in (0, 1):
+        assert [r["origin"] for r in rows(tmp_path / "out", variant) if r["status"] != "ok"] == [
+            "0002"
+        ]
+
+
+class Unlucky(FakeAdapter):
+    """Reads of one sample fail for `failures` times."""
+
+    failures = 0
+    error: Exception = TimeoutError("store does not answer")
+
+    def read(self, source: Path, locator: str) -> bytes:
+        if locator == "0003" and self.failures > 0:
+            self.failures -= 1
+            raise self.error
+        return super().read(source, locator)
+
+
+@pytest.fixture
+def unlucky(monkeypatch: pytest.MonkeyPatch) -> Unlucky:
+    monkeypatch.setattr(store, "FIRST_WAIT_S", 0.001)
+    scenes = fake_scenes(5)
+    return Unlucky("detection", scenes.images, scenes.samples)
+
+
+def test_bad_luck_is_retried_and_never_quarantined(tmp_path: Path, unlucky: Unlucky) -> None:
+    unlucky.failures = 2
+    assert write_shard(job(unlucky, tmp_path / "out")) == ShardResult("000000", 5, 0)
+
+
+def test_lasting_bad_luck_leaves_nothing_behind(tmp_path: Path, unlucky: Unlucky) -> None:
+    unlucky.failures = 10**6
+    with pytest.raises(TimeoutError):
+        write_shard(job(unlucky, tmp_path / "out"))
+    assert files(tmp_path / "out") == {}
+
+
+def test_a_vanished_file_is_quarantined_and_a_vanished_source_is_not(
+    tmp_path: Path, unlucky: Unlucky
+) -> None:
+    unlucky.failures, unlucky.error = 1, FileNotFoundError("0003")
+    assert write_shard(job(unlucky, tmp_path / "out")).quarantined == 1
+    unlucky.failures = 1
+    unmounted = replace(job(unlucky, tmp_path / "out"), source=tmp_path / "unmounted")
+    with pytest.raises(OSError, match="has gone"):
+        write_shard(unmounted)
+
+
+def test_a_programming_error_is_not_a_data_error(tmp_path: Path, unlucky: Unlucky) -> None:
+    unlucky.failures, unlucky.error = 1, TypeError("a bug")
+    with pytest.raises(TypeError):
+        write_shard(job(unlucky, tmp_path / "out"))
+
+
+def test_names_beyond_100_bytes_are_read_back_by_any_tar(tmp_path: Path) -> None:
+    name = "dataset/train/" + "x" * 86 + ".json"
+    assert len(name) == 105
+    archive = ustar_header(name, 3) + b"abc".ljust(512, b"\0") + bytes(1024)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        assert [member.name for member in tar] == [name]
+    with pytest.raises(ValueError):
+        ustar_header("x" * 101, 0)
