@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.miniature.drawing import Image, draw_person
+from sharding.miniature.drawing import draw_person
 from sharding.miniature.scenery import PLACES, draw_place
 from sharding.miniature.scenes import Look, compose, draw_look, photograph
+from sharding.miniature.sprites import Image
 from sharding.miniature.world import Appearance, draw_appearance, draw_pose, generator
 
 BACKDROP = (480, 300)
@@ -74,7 +75,7 @@ def draw_crop(
     if rng.random() < 0.3 * difficulty:
         _obstacle(rng, scene)
     weather = replace(
-        camera.look, exposure=camera.look.exposure * float(np.exp(rng.normal(0, 0.3 * difficulty)))
+        camera.look, exposure=camera.look.exposure * float(np.exp(rng.normal(0, 0.2 * difficulty)))
     )
     return photograph(rng, scene, weather)
 
@@ -109,10 +110,10 @@ def _obstacle(rng: np.random.Generator, scene: Image) -> None:
     cv2.rectangle(scene, (left, top), (right, top + 3), (tone * 1.25,) * 3, -1)
 
 
-def draw_stranger(
+def passers_by(
     rng: np.random.Generator, seed: int, dataset: str, odds: float
 ) -> tuple[Appearance, ...]:
-    """With probability `odds`, someone who walks by."""
+    """With probability `odds`, one of two hundred people without name."""
     if rng.random() >= odds:
         return ()
     return (draw_appearance(seed, dataset, "stranger", int(rng.integers(200))),)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.miniature.drawing import Image, Sprite, draw_person
-from sharding.miniature.encode import damaged, jpeg, truncated, with_orientation
+from sharding.miniature.drawing import draw_person
+from sharding.miniature.encode import damaged, jpeg, put, truncated, with_orientation
 from sharding.miniature.scenery import PLACES, draw_place
 from sharding.miniature.scenes import Drawn, Look, compose, draw_look, photograph
+from sharding.miniature.sprites import Image, Sprite
 from sharding.miniature.world import (
     Appearance,
     Box,
@@ -42,17 +43,16 @@ class _Scene:
 
 def write(root: Path, config: MiniatureConfig) -> list[TruthImage]:
     folder = root / "crowdhuman"
-    (folder / "Images").mkdir(parents=True, exist_ok=True)
     truth = []
     for split, count in (("train", config.crowdhuman_train), ("val", config.crowdhuman_val)):
-        broken = damaged(generator(config.seed, "crowdhuman", "damage"), count, config.corrupt)
+        rng = generator(config.seed, "crowdhuman", "damage")
+        broken = damaged(rng, count, config.corrupt if split == "train" else 0)
         lines = []
         for index in range(count):
-            corrupt = split == "train" and index in broken
-            line, image = _write_image(folder, config, split, index, corrupt)
+            line, image = _write_image(folder, config, split, index, index in broken)
             lines.append(json.dumps(line, separators=(", ", ": ")) + "\n")
             truth.append(image)
-        (folder / f"annotation_{split}.odgt").write_text("".join(lines), newline="\n")
+        put(folder / f"annotation_{split}.odgt", "".join(lines).encode())
     return truth
 
 
@@ -66,7 +66,7 @@ def _write_image(
     data = jpeg(scene.image, int(rng.integers(84, 95)))
     if index % 40 == 3:
         data = with_orientation(data, 6)  # boxes fit the stored pixels all the same
-    (folder / "Images" / f"{name}.jpg").write_bytes(truncated(data) if corrupt else data)
+    put(folder / "Images" / f"{name}.jpg", truncated(data) if corrupt else data)
     boxes = _annotate(rng, scene, degenerate=index % 40 == 1)
     height, width = scene.image.shape[:2]
     persons = tuple(_truth(box) for box in boxes)

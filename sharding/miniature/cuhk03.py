@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from sharding.miniature.crops import Camera, draw_crop, draw_stranger, make_camera
+from sharding.miniature.crops import Camera, draw_crop, make_camera, passers_by
 from sharding.miniature.scenes import Look
 from sharding.miniature.world import (
     MiniatureConfig,
@@ -89,7 +89,7 @@ def _draw_cells(config: MiniatureConfig, rows: list[int]) -> dict[str, list[_Cel
     label = 0
     for pair, count in enumerate(rows, start=1):
         cameras = [
-            make_camera(config.seed, place, LOOK, 0.5 * config.difficulty, "cuhk03", pair, view)
+            make_camera(config.seed, place, LOOK, 0.34 * config.difficulty, "cuhk03", pair, view)
             for view, place in enumerate(("walkway", "hall" if pair % 2 else "walkway"), start=1)
         ]
         for row in range(1, count + 1):
@@ -119,10 +119,10 @@ def _draw_pictures(
     """The same moment, cut by hand and by a detector."""
     rng = generator(config.seed, "cuhk03", label, column)
     person = draw_appearance(config.seed, "cuhk03", label)
-    height = round(float(rng.uniform(128, 168)) * config.scale)
+    height = round(float(rng.uniform(124, 160)) * config.scale)
     width = round(height * float(rng.uniform(0.37, 0.43)))
     size = (width + 2 * MARGIN, height + 2 * MARGIN)
-    stranger = draw_stranger(rng, config.seed, "cuhk03", 0.4 * config.difficulty)
+    stranger = passers_by(rng, config.seed, "cuhk03", 0.4 * config.difficulty)
     wide = draw_crop(
         rng, camera, person, size, config.difficulty, stranger, fill=0.92 * height / size[1]
     )

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from sharding.miniature.drawing import Image, Sprite, draw_bicycle, draw_person
-from sharding.miniature.encode import damaged, png, truncated
+from sharding.miniature.drawing import draw_person
+from sharding.miniature.encode import png, put, truncated
+from sharding.miniature.props import draw_bicycle
 from sharding.miniature.scenery import PLACES, draw_place, night_light
 from sharding.miniature.scenes import Drawn, Look, compose, draw_look, photograph
+from sharding.miniature.sprites import Image, Sprite
 from sharding.miniature.world import (
     Appearance,
     Box,
@@ -32,7 +34,7 @@ from sharding.miniature.world import (
 SIZE = (510, 272)  # the aspect of 1920 x 1024
 CITIES = ("amsterdam", "barcelona", "budapest", "dresden", "hamburg", "ljubljana", "praha", "roma")
 DAY = Look(
-    gains=(0.95, 1.0, 1.06), saturation=0.7, contrast=0.92, exposure=0.98, noise=0.7, haze=0.07
+    gains=(0.95, 1.0, 1.06), saturation=0.7, contrast=0.92, exposure=0.98, noise=0.6, haze=0.07
 )
 NIGHT = Look(gains=(1.04, 0.98, 0.94), saturation=0.85, contrast=1.05, exposure=1.15, noise=2.2)
 CAMERA_HEIGHT = 1.04
@@ -71,15 +73,14 @@ def write(root: Path, config: MiniatureConfig) -> list[TruthImage]:
     truth = []
     for (time, split), count in counts.items():
         first = (time, split) == ("day", "train")
-        rng = generator(config.seed, "ecp", "day", "frames")
-        order = rng.permutation(count)
-        empty = set(order[: config.ecp_empty].tolist()) if first else set()
-        broken = damaged(rng, count, config.corrupt) if first else frozenset()
+        order = generator(config.seed, "ecp", "frames").permutation(count).tolist()
+        empty = set(order[: config.ecp_empty]) if first else set()
+        broken = (
+            set(order[config.ecp_empty : config.ecp_empty + config.corrupt]) if first else set()
+        )
         for index in range(count):
-            corrupt = index in broken - empty
-            truth.append(
-                _write_frame(root / "ecp", config, time, split, index, index in empty, corrupt)
-            )
+            state = (index in empty, index in broken)
+            truth.append(_write_frame(root / "ecp", config, time, split, index, *state))
     return truth
 
 
@@ -120,15 +121,10 @@ def _write_frame(
             "children": [{"identity": "seqlist", "children": [frame]}],
         }
     image_name = f"ECP/{time}/img/{split}/{city}/{city}_{number:05d}.png"
-    _put(root / image_name, truncated(data) if corrupt else data)
+    put(root / image_name, truncated(data) if corrupt else data)
     label_name = image_name.replace("/img/", "/labels/").replace(".png", ".json")
-    _put(root / label_name, (json.dumps(frame, indent=1) + "\n").encode())
+    put(root / label_name, (json.dumps(frame, indent=1) + "\n").encode())
     return TruthImage("ecp", f"{time}_{split}", image_name, *size, persons, corrupt)
-
-
-def _put(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
 
 
 def _draw_road(

@@ -1,4 +1,6 @@
-"""Pictures to coded bytes, and what damage looks like."""
+"""Pictures to coded bytes to files, and what damage looks like."""
+
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -34,3 +36,9 @@ def with_orientation(data: bytes, orientation: int) -> bytes:
 def damaged(rng: np.random.Generator, total: int, count: int) -> frozenset[int]:
     """Which of `total` files are truncated; at least one file stays whole."""
     return frozenset(rng.permutation(total)[: min(count, total - 1)].tolist())
+
+
+def put(path: Path, data: bytes) -> None:
+    """Writes a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)

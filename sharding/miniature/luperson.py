@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lmdb
 
-from sharding.miniature.crops import Camera, draw_crop, draw_stranger, make_camera
+from sharding.miniature.crops import Camera, draw_crop, make_camera, passers_by
 from sharding.miniature.encode import damaged, jpeg, truncated
 from sharding.miniature.scenes import Look
 from sharding.miniature.world import (
@@ -80,7 +80,7 @@ def _draw(
     height = round(float(rng.uniform(130, 220)) * config.scale)
     width = round(height * float(rng.uniform(0.36, 0.55)))
     person = draw_appearance(config.seed, "luperson", identity)
-    stranger = draw_stranger(rng, config.seed, "luperson", 0.5)
+    stranger = passers_by(rng, config.seed, "luperson", 0.5)
     fill = float(rng.uniform(0.8, 1.0))
     image = draw_crop(rng, camera, person, (width, height), config.difficulty, stranger, fill)
     return jpeg(image, int(rng.integers(55, 80))), width, height

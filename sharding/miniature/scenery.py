@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from sharding.miniature.drawing import Image
+from sharding.miniature.props import draw_car, draw_panel, draw_tree, strong_colour
+from sharding.miniature.sprites import Image
 from sharding.miniature.world import Colour
 
 TOP_VIEW = (360, 360)
@@ -157,7 +157,9 @@ def _facade(rng: np.random.Generator, place: Place, size: tuple[int, int]) -> Im
     if not place.windows:
         for x in range(0, width, 30):
             cv2.line(wall, (x, 0), (x, height), (base * 0.82).tolist(), 1)
-        cv2.rectangle(wall, (0, int(height * 0.45)), (width, int(height * 0.52)), _strong(rng), -1)
+        cv2.rectangle(
+            wall, (0, int(height * 0.45)), (width, int(height * 0.52)), strong_colour(rng), -1
+        )
         return wall
     bay, floor = int(rng.integers(16, 28)), int(rng.integers(22, 34))
     pane = np.array([70.0, 84.0, 98.0]) * float(rng.uniform(0.6, 1.3))
@@ -177,16 +179,10 @@ def _facade(rng: np.random.Generator, place: Place, size: tuple[int, int]) -> Im
             wall,
             (x + 1, height - floor + 2),
             (x + 2 * bay - 1, height - floor + 8),
-            _strong(rng),
+            strong_colour(rng),
             -1,
         )
     return wall
-
-
-def _strong(rng: np.random.Generator) -> Colour:
-    """A shop sign's colour."""
-    r, g, b = rng.uniform(40, 215, 3)
-    return (float(r), float(g), float(b))
 
 
 def _paint_far_walls(rng: np.random.Generator, canvas: Image, place: Place, row: int) -> None:
@@ -326,106 +322,11 @@ def _paint_objects(rng: np.random.Generator, canvas: Image, place: Place, row: i
         x = width * (0.5 + side * float(rng.uniform(0.22, 0.5)))
         unit = (foot - row) * 1.1  # a person's height there
         if kind == "tree":
-            _tree(rng, canvas, x, foot, unit)
+            draw_tree(rng, canvas, x, foot, unit)
         elif kind == "car":
-            _car(rng, canvas, x, foot, unit)
+            draw_car(rng, canvas, x, foot, unit)
         else:
-            _panel(rng, canvas, x, foot, unit)
-
-
-def _tree(rng: np.random.Generator, canvas: Image, x: float, foot: float, unit: float) -> None:
-    top = foot - unit * float(rng.uniform(1.6, 2.6))
-    trunk = max(round(unit * 0.1), 1)
-    cv2.line(
-        canvas,
-        (round(x), round(foot)),
-        (round(x), round(top)),
-        (74.0, 60.0, 48.0),
-        trunk,
-        cv2.LINE_AA,
-    )
-    leaf = np.array([64.0, 98.0, 48.0]) * float(rng.uniform(0.7, 1.25))
-    for i in range(36):
-        angle, far = rng.uniform(0, 2 * np.pi), np.sqrt(rng.random()) * unit * 0.75
-        centre = (round(x + far * np.cos(angle)), round(top + 0.8 * far * np.sin(angle)))
-        tone = (leaf * (0.72 + 0.5 * i / 36) * float(rng.uniform(0.9, 1.1))).tolist()
-        cv2.circle(
-            canvas,
-            centre,
-            max(round(unit * float(rng.uniform(0.1, 0.22))), 1),
-            tone,
-            -1,
-            cv2.LINE_AA,
-        )
-
-
-def _car(rng: np.random.Generator, canvas: Image, x: float, foot: float, unit: float) -> None:
-    """A parked car from behind."""
-    paint = np.array(
-        [(180, 30, 30), (30, 40, 90), (200, 200, 204), (40, 42, 46), (96, 104, 110)][
-            rng.integers(5)
-        ],
-        float,
-    )
-    half, tall = unit * 0.52, unit * 0.82
-
-    def box(x0: float, y0: float, x1: float, y1: float, colour: NDArray[np.float64]) -> None:
-        corners = [
-            (x + x0 * half, foot - y0 * tall),
-            (x + x1 * half, foot - y0 * tall),
-            (x + 0.9 * x1 * half, foot - y1 * tall),
-            (x + 0.9 * x0 * half, foot - y1 * tall),
-        ]
-        cv2.fillPoly(canvas, [np.rint(corners).astype(np.int32)], colour.tolist(), cv2.LINE_AA)
-
-    shadow = np.array([30.0, 30.0, 32.0])
-    box(-1.05, -0.03, 1.05, 0.08, shadow)
-    box(-0.92, 0.0, -0.6, 0.2, shadow)
-    box(0.6, 0.0, 0.92, 0.2, shadow)
-    box(-1.0, 0.14, 1.0, 0.62, paint)
-    box(-0.84, 0.6, 0.84, 1.0, paint * 0.9)
-    box(-0.72, 0.64, 0.72, 0.93, np.array([88.0, 104.0, 116.0]))
-    box(-0.96, 0.42, -0.7, 0.54, np.array([206.0, 40.0, 36.0]))
-    box(0.7, 0.42, 0.96, 0.54, np.array([206.0, 40.0, 36.0]))
-    box(-0.25, 0.28, 0.25, 0.4, np.array([224.0, 224.0, 214.0]))
-
-
-def _panel(rng: np.random.Generator, canvas: Image, x: float, foot: float, unit: float) -> None:
-    """A pillar, or an advertising panel on one."""
-    half = unit * float(rng.uniform(0.12, 0.3))
-    top = foot - unit * float(rng.uniform(1.3, 2.4))
-    grey = float(rng.uniform(110, 190))
-    cv2.rectangle(
-        canvas,
-        (round(x - half), round(top)),
-        (round(x + half), round(foot)),
-        (grey, grey, grey),
-        -1,
-    )
-    cv2.rectangle(
-        canvas,
-        (round(x + half * 0.5), round(top)),
-        (round(x + half), round(foot)),
-        (grey * 0.8,) * 3,
-        -1,
-    )
-    if rng.random() < 0.6:
-        y0, y1 = foot - unit * 1.15, foot - unit * 0.35
-        cv2.rectangle(
-            canvas,
-            (round(x - half * 0.85), round(y0)),
-            (round(x + half * 0.85), round(y1)),
-            _strong(rng),
-            -1,
-        )
-        middle = round((y0 + y1) / 2)
-        cv2.rectangle(
-            canvas,
-            (round(x - half * 0.6), middle),
-            (round(x + half * 0.6), round(y1)),
-            _strong(rng),
-            -1,
-        )
+            draw_panel(rng, canvas, x, foot, unit)
 
 
 def night_light(

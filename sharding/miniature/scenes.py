@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.miniature.drawing import Image, Sprite
+from sharding.miniature.sprites import Image, Sprite, extent
 from sharding.miniature.world import Box
 
 
@@ -103,11 +103,7 @@ def _where(
     dx, dy = round(foot[0] - sprite.foot[0]), round(foot[1] - sprite.foot[1])
     box, head = moved(sprite.box, dx, dy), moved(sprite.head, dx, dy)
     total = max(int((sprite.alpha > 0.5).sum()), 1)
-    ys, xs = np.nonzero(seen)
-    if not len(xs):
-        return Drawn(box, head, None, 0.0, inside / total)
-    visible = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
-    return Drawn(box, head, visible, len(xs) / total, inside / total)
+    return Drawn(box, head, extent(seen), np.count_nonzero(seen) / total, inside / total)
 
 
 def moved(box: Box, dx: float, dy: float) -> Box:
@@ -130,10 +126,10 @@ def draw_look(rng: np.random.Generator, base: Look, spread: float) -> Look:
 def photograph(rng: np.random.Generator, scene: Image, look: Look) -> NDArray[np.uint8]:
     """The scene as the camera stores it: RGB, uint8."""
     height, width = scene.shape[:2]
-    grey = scene.mean(2, keepdims=True)
+    grey = (scene[..., :1] + scene[..., 1:2] + scene[..., 2:]) / np.float32(3)
     shot = grey + (scene - grey) * np.float32(look.saturation)
     shot *= np.array(look.gains, np.float32) * np.float32(look.exposure)
-    shot = 118 + (shot - 118) * np.float32(look.contrast)
+    shot = np.float32(118) + (shot - 118) * np.float32(look.contrast)
     if look.haze:
         shot += (200 - shot) * np.float32(look.haze)
     if look.vignette:
@@ -141,7 +137,7 @@ def photograph(rng: np.random.Generator, scene: Image, look: Look) -> NDArray[np
         gy = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
         shot *= (1 - np.float32(0.5 * look.vignette) * (gx * gx + gy * gy))[..., None]
     if look.blur:
-        shot = cv2.GaussianBlur(shot, (0, 0), look.blur)
+        shot = np.asarray(cv2.GaussianBlur(shot, (0, 0), look.blur), np.float32)
     if look.noise:
         y, x = rng.integers(0, 1024 - height), rng.integers(0, 1024 - width)
         shot += np.float32(look.noise) * NOISE[y : y + height, x : x + width, None]

@@ -25,8 +25,8 @@ class MiniatureConfig(Config):
     """Another seed is another world: other people, other streets."""
     datasets: tuple[str, ...] = DATASETS
     """Which releases to write."""
-    scale: float = Field(default=1.0, ge=0.5, le=4.0)
-    """Multiplies the size of all images."""
+    scale: float = Field(default=1.0, ge=0.5, le=1.5)
+    """Multiplies the width and height of all images."""
     difficulty: float = Field(default=0.5, ge=0.0, le=1.0)
     """How much light, colour cast, occlusion and look-alike clothes hide who is who."""
     corrupt: int = Field(default=1, ge=0)
