@@ -12,6 +12,8 @@ Pixels = NDArray[np.uint8]
 
 MOST_PIXELS = 1 << 27
 """134 megapixels, 400 MB decoded: larger headers are taken for damage."""
+HARMLESS = "extraneous bytes before marker 0xd9"
+"""libjpeg warns of junk behind the last block, as many files from the web have: every pixel was there."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -58,13 +60,10 @@ def decode(data: bytes, image_type: str, halvings: int = 0) -> Pixels:
 
 
 def _decode_jpeg(data: bytes, height: int, width: int) -> Pixels:
+    """Grey and CMYK become RGB."""
     try:
-        colour_space = simplejpeg.decode_jpeg_header(data)[2]
-        if colour_space in ("CMYK", "YCCK"):
-            raise DecodeError("CMYK JPEG")
-        image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-    except DecodeError:
-        raise
+        return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError as error:
-        raise DecodeError(f"damaged JPEG: {error}") from None
-    return image
+        if HARMLESS not in str(error):
+            raise DecodeError(f"damaged JPEG: {error}") from None
+    return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=False)

@@ -71,12 +71,20 @@ def test_png_metadata_goes_and_coded_pixels_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind"), [("L", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG")]
+    ("mode", "kind"), [("L", "JPEG"), ("CMYK", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG")]
 )
 def test_what_becomes_rgb_is_accepted(mode: str, kind: str) -> None:
     pixels = opened(coded(mode, kind)).decode()
     assert isinstance(pixels, np.ndarray), pixels
     assert (pixels.shape, pixels.dtype) == ((40, 30, 3), np.uint8)
+    wanted = np.asarray(Image.fromarray(picture(40, 30, 1)).convert(mode).convert("RGB"), int)
+    assert np.abs(pixels - wanted).mean() < 4
+
+
+def test_junk_behind_the_last_block_is_no_damage() -> None:
+    whole = coded("RGB", "JPEG")
+    pixels = opened(whole[:-2] + b"\x12\x34\x56" + whole[-2:]).decode()
+    assert np.array_equal(pixels, opened(whole).decode())
 
 
 def test_16_bits_become_8() -> None:
