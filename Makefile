@@ -32,8 +32,15 @@ check: env
 test: env
 	$(BIN)/python -m pytest
 
+# Two ranks of one thread on any machine, GPU or not: the point is to see the whole path in minutes.
+# --resume: calling it again goes on where it was interrupted.
 demo: env
-	$(BIN)/python launch/demo.py
+	$(BIN)/python -m sharding miniature runs/demo/native
+	$(BIN)/python -m sharding write --config launch/configs/sharding/demo.yaml
+	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/deepspeed -q --num_gpus 2 \
+		launch/pretrain.py --config launch/configs/pretrain/demo.yaml --resume
+	$(BIN)/python launch/export.py runs/demo/pretrain --target torchvision
+	$(BIN)/python launch/report.py runs/demo/pretrain
 
 format: env
 	$(BIN)/ruff check --fix .
