@@ -30,8 +30,12 @@ class Draws:
 
 def permutation(count: int, *parts: str | int) -> NDArray[np.int64]:
     """A permutation of range(count) that `parts` alone decide."""
-    words = np.random.Philox(key=_key(parts)).random_raw(count)
-    return np.argsort(words, kind="stable").astype(np.int64)
+    return np.argsort(words(count, *parts), kind="stable").astype(np.int64)
+
+
+def words(count: int, *parts: str | int) -> NDArray[np.uint64]:
+    """64 random bits each."""
+    return np.asarray(np.random.Philox(key=_key(parts)).random_raw(count))
 
 
 def _key(parts: tuple[str | int, ...]) -> NDArray[np.uint64]:

@@ -3,12 +3,17 @@
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.keyed import words
+
 SHORTEST_CYCLE = 4096
 """Turns in a cycle, at least: weights are exact to half a turn of it."""
+SWAPS_PER_TURN = 4
+"""Swaps tried; with more, lanes hardly get any more even."""
 
 
 def quantise(weights: Sequence[float], cycle: int) -> tuple[int, ...]:
@@ -46,6 +51,32 @@ def assign_turns(counts: Sequence[int]) -> NDArray[np.int16]:
     return turns
 
 
+def shake_turns(
+    turns: NDArray[np.int16], counts: Sequence[int], *key: str | int
+) -> NDArray[np.int16]:
+    """Swaps near turns wherever no count gets off by more than one.
+
+    An even sequence is nearly periodic and beats with the batch: with two equal datasets and an even
+    batch, a place of the batch would meet one of them only, for hundreds of steps.
+    """
+    turns, cycle, datasets = turns.copy(), len(turns), len(counts)
+    # Lag behind the exact share before each turn, in units of 1 / cycle.
+    lags = np.arange(cycle + 1)[:, None] * np.array(counts)
+    lags -= cycle * _running_counts(turns, datasets)
+    draws = words(2 * SWAPS_PER_TURN * cycle, *key).reshape(-1, 2)
+    firsts, distances = draws[:, 0] % cycle, draws[:, 1] % (2 * datasets) + 1
+    for first, last in zip(firsts.tolist(), (firsts + distances).tolist(), strict=True):
+        if last >= cycle or turns[first] == turns[last]:
+            continue
+        early, late = turns[first], turns[last]
+        between = slice(first + 1, last + 1)
+        if lags[between, early].max() <= 0 <= lags[between, late].min():
+            lags[between, early] += cycle
+            lags[between, late] -= cycle
+            turns[first], turns[last] = late, early
+    return turns
+
+
 class Mixture:
     """An endless sequence of turns, `batch` of them in a global batch.
 
@@ -54,13 +85,13 @@ class Mixture:
     without, every place meets every turn of the cycle once in `cycle` batches.
     """
 
-    def __init__(self, weights: Sequence[float], batch: int) -> None:
+    def __init__(self, weights: Sequence[float], batch: int, *key: str | int) -> None:
         self.batch = batch
         self.cycle = SHORTEST_CYCLE
         while math.gcd(self.cycle, batch) > 1:
             self.cycle += 1
         self.counts = quantise(weights, self.cycle)
-        self._turns = assign_turns(self.counts)
+        self._turns = _make_turns(self.counts, *key)
         self._before = _running_counts(self._turns, len(self.counts))
         # The turns in the order in which one place of the batch meets them, and where place 1 starts.
         self._walk_before = _running_counts(
@@ -90,6 +121,13 @@ class Mixture:
     def _count(self, before: NDArray[np.int32], dataset: int, turn: int) -> int:
         cycles, rest = divmod(turn, self.cycle)
         return cycles * self.counts[dataset] + int(before[rest, dataset])
+
+
+@lru_cache(maxsize=8)
+def _make_turns(counts: tuple[int, ...], *key: str | int) -> NDArray[np.int16]:
+    turns = shake_turns(assign_turns(counts), counts, "mixture", *key)
+    turns.flags.writeable = False
+    return turns
 
 
 def _running_counts(turns: NDArray[np.int16], datasets: int) -> NDArray[np.int32]:

@@ -75,7 +75,7 @@ class Order:
     ) -> None:
         self.seed, self.batch, self.lanes, self.group, self.block = seed, batch, lanes, group, block
         self.sources = tuple(sources)
-        self.mixture = Mixture(weights, batch // group)
+        self.mixture = Mixture(weights, batch // group, seed)
         self._lane_turns = batch // group // lanes
         self._queues = {queue: self._deal(queue) for queue in self._all_queues()}
         self._epochs: Cache[tuple[Queue, int], Epoch] = Cache(2 * len(self._queues))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.keyed import Draws, permutation
-from pipeline.mixture import Mixture, assign_turns, quantise
+from pipeline.mixture import Mixture, assign_turns, quantise, shake_turns
 from pipeline.order import Order, Place, Source, default_lanes, shuffle_block
 
 
@@ -29,6 +29,29 @@ def test_no_count_is_ever_off_by_more_than_tijdeman_allows(counts: list[int]) ->
         served = np.cumsum(turns == dataset)
         for turn in range(1, cycle + 1):
             assert abs(Fraction(count * turn, cycle) - int(served[turn - 1])) <= bound
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(0, 9))
+def test_shaken_turns_are_never_off_by_more_than_one(counts: list[int], seed: int) -> None:
+    turns = shake_turns(assign_turns(counts), counts, seed)
+    assert Counter(turns.tolist()) == dict(enumerate(counts))
+    for dataset, count in enumerate(counts):
+        lag = count * np.arange(1, sum(counts) + 1) - sum(counts) * np.cumsum(turns == dataset)
+        assert abs(lag).max() <= sum(counts)
+
+
+@pytest.mark.parametrize(("weights", "batch"), [([1, 1], 2), ([1, 1, 2], 4), ([4, 3, 2], 9)])
+def test_a_place_of_the_batch_soon_meets_every_dataset_at_its_rate(
+    weights: list[int], batch: int
+) -> None:
+    """Tijdeman's turns alone beat with these batches: a place meets one dataset for 400 steps."""
+    mixture = Mixture(weights, batch, 0)
+    met = np.zeros((batch, len(weights)))
+    for turn in range(400 * batch):
+        met[turn % batch, mixture.dataset(turn)] += 1
+    share = np.array(weights) / sum(weights)
+    assert abs(met / 400 - share).max() < 0.15
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,13 +103,12 @@ def test_lane_counts_start_at_zero_and_add_up() -> None:
         seen[lane] += 1
 
 
-def test_every_lane_meets_every_dataset_at_its_rate() -> None:
-    """Equal weights and an even batch: in step with it, a lane would see one dataset for ever."""
-    mixture = Mixture([1, 1], 64)
-    last = mixture.cycle * 64
-    for turn in range(last, last + 64):
-        drawn = mixture.drawn_in_lane(mixture.dataset(turn), turn, 1)
-        assert abs(drawn - mixture.cycle / 2) <= 1
+def test_over_a_cycle_of_batches_every_place_meets_exactly_its_rate() -> None:
+    mixture = Mixture([5, 2], 6)
+    steps = mixture.cycle
+    for turn in range(steps * 6, steps * 6 + 6):
+        dataset = mixture.dataset(turn)
+        assert mixture.drawn_in_lane(dataset, turn, 1) == mixture.counts[dataset]
 
 
 def walk(order: Order, positions: range) -> list[Place]:
