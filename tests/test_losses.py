@@ -81,8 +81,14 @@ def test_similarity_loss() -> None:
 
 
 def test_collapse_indicator_tells_spread_from_one_point() -> None:
-    assert collapse_indicator(torch.randn(500, 256)) == pytest.approx(1.0, abs=0.05)
-    assert collapse_indicator(torch.randn(1, 256).repeat(500, 1)) < 1e-3
+    h = torch.randn(40, 16, dtype=torch.float64)
+    total, pairs = collapse_indicator(h)
+    unit = h / h.norm(dim=1, keepdim=True)
+    deviation = unit.std(dim=0).square().sum()  # SimSiam's indicator is its root
+    assert float(total) / pairs == pytest.approx(float(deviation), abs=1e-12)
+    total, pairs = collapse_indicator(torch.randn(1, 16).repeat(40, 1))
+    assert float(total) / pairs == pytest.approx(0.0, abs=1e-5)
+    assert collapse_indicator(h[:1])[1] == 0
 
 
 def filled_tables(config: OimConfig) -> OimTables:

@@ -254,7 +254,7 @@ class HybridModel(nn.Module):
         weights = 1 / torch.bincount(image, minlength=1)[image].to(z.dtype)
         loss = similarity_loss(h, (z[: len(first)], z[len(first) :]), weights)
         parts.add("similarity", loss / number["paired_images"])
-        parts.count(f"collapse_{kind}", collapse_indicator(h[0]) * len(first), len(first))
+        parts.count(f"collapse_{kind}", *collapse_indicator(h[0]))
 
     def _align(
         self,

@@ -19,9 +19,12 @@ def similarity_loss(h: tuple[Tensor, Tensor], z: tuple[Tensor, Tensor], weights:
     return -torch.sum(weights * (first + second)) / 2
 
 
-def collapse_indicator(h: Tensor) -> Tensor:
-    """sqrt(D) x the mean deviation of the channels of h / |h|: 1 healthy, 0 collapsed. h: (P, D)."""
-    if len(h) < 2:
-        return h.new_ones(())
+def collapse_indicator(h: Tensor) -> tuple[Tensor, int]:
+    """Sum and number of 1 - cos over pairs of different persons: mean about 1 healthy, 0 collapsed.
+
+    The mean is D x the variance of the channels of h / |h|, SimSiam's indicator squared, estimated
+    without bias from however few persons; sums of several ranks add up. h: (P, D).
+    """
     unit = F.normalize(h.detach(), dim=1)
-    return unit.std(dim=0).mean() * h.shape[1] ** 0.5
+    pairs = len(h) * (len(h) - 1)
+    return pairs - (unit.sum(0).square().sum() - unit.square().sum()), pairs
