@@ -13,7 +13,7 @@ import numpy as np
 
 from sharding.miniature.drawing import draw_person
 from sharding.miniature.encode import png, put, truncated
-from sharding.miniature.props import draw_bicycle
+from sharding.miniature.props import draw_bench, draw_bicycle
 from sharding.miniature.scenery import PLACES, draw_place, night_light
 from sharding.miniature.scenes import Drawn, Look, compose, draw_look, photograph
 from sharding.miniature.sprites import Image, Sprite
@@ -34,7 +34,13 @@ from sharding.miniature.world import (
 SIZE = (510, 272)  # the aspect of 1920 x 1024
 CITIES = ("amsterdam", "barcelona", "budapest", "dresden", "hamburg", "ljubljana", "praha", "roma")
 DAY = Look(
-    gains=(0.95, 1.0, 1.06), saturation=0.7, contrast=0.92, exposure=0.98, noise=0.6, haze=0.07
+    gains=(0.95, 1.0, 1.06),
+    saturation=0.7,
+    contrast=1.0,
+    exposure=1.1,
+    noise=0.6,
+    haze=0.07,
+    vignette=0.2,
 )
 NIGHT = Look(gains=(1.04, 0.98, 0.94), saturation=0.85, contrast=1.05, exposure=1.15, noise=2.2)
 CAMERA_HEIGHT = 1.04
@@ -46,6 +52,7 @@ PERSON_KINDS = (
     "person-group-far-away",
     "rider+vehicle-group-far-away",
 )
+UNLABELLED = "bench"
 NOT_POSITIVE = {"sitting-lying", "behind-glass", "depiction"}
 
 
@@ -173,7 +180,7 @@ def _draw_figures(
         if kind == "riding":
             figures += _draw_rider(rng, config, person, foot, tall, light, len(figures))
         else:
-            figures.append(_draw_pedestrian(rng, kind, person, foot, tall, light))
+            figures += _draw_pedestrian(rng, kind, person, foot, tall, light)
     return figures
 
 
@@ -184,7 +191,7 @@ def _draw_pedestrian(
     foot: tuple[float, float],
     tall: float,
     light: float,
-) -> _Figure:
+) -> list[_Figure]:
     pose = sitting_pose(rng, float(rng.uniform(-1, 1))) if kind == "sitting" else draw_pose(rng)
     sprite = draw_person(person, pose, tall, light)
     tags = {
@@ -198,7 +205,10 @@ def _draw_pedestrian(
         )
     elif kind == "poster":
         sprite = _on_poster(sprite)
-    return _Figure("pedestrian", sprite, foot, tall, pose.yaw, tags)
+    figures = [_Figure("pedestrian", sprite, foot, tall, pose.yaw, tags)]
+    if kind == "sitting":
+        figures.insert(0, _Figure(UNLABELLED, draw_bench(pose, tall, light), foot, tall))
+    return figures
 
 
 def _on_poster(sprite: Sprite) -> Sprite:
@@ -292,7 +302,8 @@ def _annotate(
     kept = {}
     for i, (figure, seen) in enumerate(zip(figures, drawn, strict=True)):
         x0, y0, x1, y1 = _within(seen.box, size)
-        if seen.visible_box is None or x1 <= x0 or y1 <= y0:
+        hidden = seen.visible_box is None or x1 <= x0 or y1 <= y0
+        if hidden or figure.identity == UNLABELLED:
             continue
         tags = list(figure.tags)
         tags += _bands("occluded", 1 - seen.visible_share / max(seen.inside_share, 1e-6))

@@ -1,5 +1,6 @@
-"""Things that stand about: trees, cars, panels, and the bicycle under a rider."""
+"""Things that stand about: trees, cars, panels, and what people ride and sit on."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from math import cos, pi, sin
 
@@ -95,19 +96,42 @@ def draw_panel(rng: np.random.Generator, canvas: Image, x: float, foot: float, u
         block(-0.6, (y0 + y1) / 2, 0.6, y1, strong_colour(rng))
 
 
-def draw_bicycle(pose: Pose, height: float, colour: Colour, light: float = 0.0) -> Sprite:
-    """The vehicle under a rider who is `height` pixels tall when standing; same foot as the rider's."""
-    easel = Easel(height, light, 77)
-    dark, paint = plain((30.0, 30.0, 32.0)), plain(colour)
+def _ground_frame(yaw: float) -> Callable[[float, float, float], Point]:
+    """(forward, up, sideways) of someone who faces `yaw`, from the ground under them, to the sprite."""
 
-    def at(forward: float, up: float, side: float = 0.0) -> Point:
-        x = forward * sin(pose.yaw) + side * cos(pose.yaw)
-        near = forward * cos(pose.yaw) - side * sin(pose.yaw)
+    def at(forward: float, up: float, side: float) -> Point:
+        x = forward * sin(yaw) + side * cos(yaw)
+        near = forward * cos(yaw) - side * sin(yaw)
         return (x, 1.0 - up + 0.06 * near, near)
 
+    return at
+
+
+def draw_bench(pose: Pose, height: float, light: float = 0.0) -> Sprite:
+    """What someone `height` pixels tall when standing sits on; same foot as the sitter's."""
+    easel, at = Easel(height, light, 78), _ground_frame(pose.yaw)
+    wood, iron = plain((132.0, 98.0, 66.0)), plain((60.0, 62.0, 66.0))
+    for side in (-0.24, 0.24):
+        for forward in (-0.12, 0.1):
+            easel.capsule(at(forward, 0.22, side), at(forward, 0.01, side), 0.014, 0.014, iron)
+    for forward, up in (
+        (-0.16, 0.44),
+        (-0.16, 0.36),
+        (-0.12, 0.225),
+        (-0.02, 0.225),
+        (0.08, 0.225),
+    ):
+        easel.capsule(at(forward, up, -0.3), at(forward, up, 0.3), 0.022, 0.022, wood)
+    return easel.sprite()
+
+
+def draw_bicycle(pose: Pose, height: float, colour: Colour, light: float = 0.0) -> Sprite:
+    """The vehicle under a rider who is `height` pixels tall when standing; same foot as the rider's."""
+    easel, at = Easel(height, light, 77), _ground_frame(pose.yaw)
+    dark, paint = plain((30.0, 30.0, 32.0)), plain(colour)
     turns = np.linspace(0, 2 * pi, 19)
     for hub in (-0.3, 0.3):
-        rim = [at(hub + 0.165 * cos(t), 0.17 + 0.165 * sin(t)) for t in turns]
+        rim = [at(hub + 0.165 * cos(t), 0.17 + 0.165 * sin(t), 0.0) for t in turns]
         for a, b in pairwise(rim):
             easel.capsule(a, b, 0.013, 0.013, dark)
     tubes = [
@@ -119,7 +143,7 @@ def draw_bicycle(pose: Pose, height: float, colour: Colour, light: float = 0.0) 
         ((0.3, 0.17), (0.21, 0.56)),
     ]
     for (fa, ua), (fb, ub) in tubes:
-        easel.capsule(at(fa, ua), at(fb, ub), 0.012, 0.012, paint)
+        easel.capsule(at(fa, ua, 0.0), at(fb, ub, 0.0), 0.012, 0.012, paint)
     easel.capsule(at(0.21, 0.56, -0.11), at(0.21, 0.56, 0.11), 0.01, 0.01, dark)
-    easel.capsule(at(-0.15, 0.48), at(-0.05, 0.48), 0.018, 0.012, dark)
+    easel.capsule(at(-0.15, 0.48, 0.0), at(-0.05, 0.48, 0.0), 0.018, 0.012, dark)
     return easel.sprite()
