@@ -6,18 +6,18 @@ plain `str` is text and gets escaped wherever it goes; only `Html` passes as it 
 
 import base64
 import html
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image
+import cv2
+import numpy as np
+import simplejpeg
 
 from pipeline.annotation import Annotation, Box
-
-MAX_SOURCE_PIXELS = 100_000_000
-"""A picture whose header promises more is refused before its pixels are decoded."""
+from pipeline.decode import decode, image_size
+from pipeline.views import MOST_HALVINGS
 
 Cell = str | int | float | None
 MarkKind = Literal["identity", "unlabelled", "ignore"]
@@ -166,8 +166,13 @@ def contact_sheet(pictures: Iterable[Picture], row_height_px: int = 150) -> Html
     return Html(f'<div class="sheet">{join(_picture(p, row_height_px) for p in pictures)}</div>')
 
 
-def sample_picture(image: bytes, annotation: Annotation, height_px: int = 320) -> Picture:
-    """A stored sample as a small picture with its persons, identities and ignore regions."""
+def sample_picture(
+    annotation: Annotation, image: bytes, image_type: str, height_px: int = 320
+) -> Picture:
+    """A stored sample as a small picture with its persons, identities and ignore regions.
+
+    Raises DecodeError if the image cannot be decoded.
+    """
     kinds: list[MarkKind] = [
         "ignore" if person.ignore else "identity" if person.identity else "unlabelled"
         for person in annotation.persons
@@ -177,24 +182,19 @@ def sample_picture(image: bytes, annotation: Annotation, height_px: int = 320) -
         for person, kind in zip(annotation.persons, kinds)
     )
     name = annotation.key.removeprefix(f"{annotation.dataset}/{annotation.split}/")
-    small = thumbnail(image, height_px)
+    small = thumbnail(image, image_type, height_px)
     return Picture(small, annotation.width, annotation.height, marks, name)
 
 
-def thumbnail(image: bytes, height_px: int) -> bytes:
-    """A JPEG at most `height_px` high. Raises ValueError on what is not a JPEG or PNG of sane size."""
-    try:
-        with Image.open(io.BytesIO(image), formats=("JPEG", "PNG")) as opened:
-            if opened.width * opened.height > MAX_SOURCE_PIXELS:
-                raise ValueError(f"picture of {opened.width} x {opened.height} pixels")
-            opened.draft("RGB", (height_px, height_px))
-            small = opened.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a readable picture: {error}") from None
-    small.thumbnail((8 * height_px, height_px))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=82)
-    return out.getvalue()
+def thumbnail(image: bytes, image_type: str, height_px: int) -> bytes:
+    """A JPEG at most `height_px` high. Raises DecodeError."""
+    height, width = image_size(image, image_type)
+    halvings = min(MOST_HALVINGS, max(0, int(math.log2(height / height_px))))
+    pixels = decode(image, image_type, halvings)
+    if height > height_px:
+        size = max(1, round(width * height_px / height)), height_px
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), 82, "RGB", "420")
 
 
 def _lead(text: str) -> str:
