@@ -1,7 +1,10 @@
 """Errors that a user can act on, and how a command reports them."""
 
 import sys
+import time
 from collections.abc import Callable
+
+SPEAKING_TIME_S = 60
 
 
 class UserError(Exception):
@@ -11,13 +14,16 @@ class UserError(Exception):
 def run_command(main: Callable[[], None], speaks: Callable[[], bool] = lambda: True) -> None:
     """Runs a command-line entry point: a `UserError` prints its paragraph and exits with 2.
 
-    Of many processes that fail alike, those that do not speak keep quiet.
+    Of many processes that fail alike, those that do not speak keep quiet, and give the one that does the
+    time to: a launcher ends the whole job with the first that exits.
     """
     try:
         main()
     except UserError as error:
         if speaks():
             print(f"error: {error}", file=sys.stderr)
+        else:
+            time.sleep(SPEAKING_TIME_S)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

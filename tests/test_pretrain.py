@@ -10,7 +10,7 @@ import pytest
 
 from launch import pretrain
 from pipeline.config import dump_config, load_config
-from pipeline.errors import UserError
+from pipeline.errors import UserError, run_command
 from pipeline.identities import Identities
 from pipeline.stream import Stream
 from training.checkpoint import CheckpointConfig, State
@@ -44,8 +44,9 @@ def test_unknown_key_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_world_size_must_divide_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    batch = ("--set", "stream.scene_batch=4", "--set", "stream.canvas_batch=0")
     with pytest.raises(UserError, match=r"is 3, which does not divide scene_batch 4"):
-        start(monkeypatch, "--set", f"run={tmp_path / 'run'}", world_size=3)
+        start(monkeypatch, "--set", f"run={tmp_path / 'run'}", *batch, world_size=3)
     assert not (tmp_path / "run").exists()
 
 
@@ -60,6 +61,22 @@ def test_a_used_folder_wants_resume(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     (tmp_path / "config.yaml").write_text("steps: 3")
     with pytest.raises(UserError, match=r"not empty. Continue that run with --resume"):
         start(monkeypatch, "--set", f"run={tmp_path}")
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_one_rank_explains_and_the_others_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], speaks: bool
+) -> None:
+    def fail() -> None:
+        raise UserError("what to do.")
+
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    with pytest.raises(SystemExit) as exit_:
+        run_command(fail, speaks=lambda: speaks)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == ("error: what to do.\n" if speaks else "")
+    assert bool(waits) is not speaks
 
 
 def fake_stream(digest: str) -> Stream:
