@@ -77,7 +77,15 @@ class Order:
         self.sources = tuple(sources)
         self.mixture = Mixture(weights, batch // group, seed)
         self._lane_turns = batch // group // lanes
-        self._queues = {queue: self._deal(queue) for queue in self._all_queues()}
+        self._slots = [np.array(source.slots, np.int64) for source in self.sources]
+        self._queues: dict[Queue, NDArray[np.int64]] = {}
+        """The shards of a queue, dealt once for all epochs."""
+        for number in range(len(self.sources)):
+            self._queues.update(self._deal(number))
+        self._sizes = {
+            queue: int(self._slots[queue.source][shards].sum())
+            for queue, shards in self._queues.items()
+        }
         self._epochs: Cache[tuple[Queue, int], Epoch] = Cache(2 * len(self._queues))
         self._blocks: Cache[tuple[Queue, int, int], NDArray[np.int32]] = Cache(
             2 * len(self._queues)
@@ -85,8 +93,7 @@ class Order:
 
     def at(self, position: int) -> Place:
         queue, draw = self._draw(position)
-        shards = self._queues[queue]
-        number, offset = divmod(draw, sum_slots(self.sources[queue.source], shards))
+        number, offset = divmod(draw, self._sizes[queue])
         epoch = self._epochs.get((queue, number), lambda: self._plan_epoch(queue, number))
         block = int(np.searchsorted(epoch.starts, offset, side="right")) - 1
         rows = self._blocks.get(
@@ -98,7 +105,7 @@ class Order:
     def replacement(self, position: int, attempt: int) -> Place:
         """What stands in for an unusable sample at `position`; nobody else's place depends on it."""
         bad = self.at(position)
-        draws = Draws(self.seed, "replacement", self._name(bad.source), position, attempt)
+        draws = Draws(self.seed, "replacement", self.sources[bad.source].name, position, attempt)
         shard = bad.shard
         if attempt >= NEAR_REPLACEMENTS:
             shards = self._queues[self._draw(position)[0]]
@@ -121,7 +128,7 @@ class Order:
         source = self.sources[queue.source]
         dealt = self._queues[queue]
         shards = dealt[permutation(len(dealt), self.seed, "epoch", source.name, queue.lane, number)]
-        slots = np.array([source.slots[shard] for shard in shards], np.int64)
+        slots = self._slots[queue.source][shards]
         starts = np.concatenate(
             [[0], np.cumsum(slots)[self.block - 1 :: self.block], [slots.sum()]]
         )
@@ -138,29 +145,17 @@ class Order:
             (self.seed, "block", source.name, queue.lane, number, block),
         )
 
-    def _all_queues(self) -> list[Queue]:
-        return [
-            Queue(source, lane)
-            for source in range(len(self.sources))
-            for lane in ([-1] if self._is_shared(source) else range(self.lanes))
-        ]
-
     def _is_shared(self, source: int) -> bool:
-        return len(self.sources[source].slots) < SHARDS_PER_LANE * self.lanes
+        return int((self._slots[source] > 0).sum()) < SHARDS_PER_LANE * self.lanes
 
-    def _deal(self, queue: Queue) -> NDArray[np.int64]:
-        """The shards of a queue, dealt once for all epochs; empty shards are left out."""
-        source = self.sources[queue.source]
+    def _deal(self, number: int) -> dict[Queue, NDArray[np.int64]]:
+        """A source's shards, empty ones left out, for all lanes together or dealt to them."""
+        source = self.sources[number]
         shards = permutation(len(source.slots), self.seed, "deal", source.name)
-        shards = shards[np.array(source.slots)[shards] > 0]
-        return shards if queue.lane < 0 else shards[queue.lane :: self.lanes]
-
-    def _name(self, source: int) -> str:
-        return self.sources[source].name
-
-
-def sum_slots(source: Source, shards: NDArray[np.int64]) -> int:
-    return sum(source.slots[shard] for shard in shards)
+        shards = shards[self._slots[number][shards] > 0]
+        if self._is_shared(number):
+            return {Queue(number, -1): shards}
+        return {Queue(number, lane): shards[lane :: self.lanes] for lane in range(self.lanes)}
 
 
 def default_lanes(turns: int) -> int:

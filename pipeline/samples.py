@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.annotation import Annotation
 from pipeline.cache import Cache
 from pipeline.errors import UserError
-from pipeline.shards import OK, QUARANTINED, ShardSet
+from pipeline.shards import OK, QUARANTINED, ShardSet, index_name
 from pipeline.store import Location
 
 OPEN_INDEXES = 512
@@ -106,9 +106,9 @@ class SampleReader:
         return image, annotation
 
     def _load_index(self, variant: int, shard: int) -> ShardIndex:
-        table = self.shard_set.index(self._shards[variant][shard]).combine_chunks()
+        table = self._read_index(variant, shard)
         # Slots are what the first variant kept: the others hold the same samples in the same rows.
-        first = table if variant == 0 else self.shard_set.index(self._shards[0][shard])
+        first = table if variant == 0 else self._read_index(0, shard)
         kept = pc.not_equal(first["status"], QUARANTINED)
         if len(kept) != len(table) or pc.sum(kept).as_py() != self.slots[shard]:
             raise UserError(
@@ -124,6 +124,17 @@ class SampleReader:
             image_types=_column(rows, "image_type"),
             members=np.stack([_numbers(rows[name].fill_null(0)) for name in members], 1),
         )
+
+    def _read_index(self, variant: int, shard: int) -> pa.Table:
+        record = self._shards[variant][shard]
+        try:
+            return self.shard_set.index(record)
+        except FileNotFoundError:
+            name = index_name(variant, record.name)
+            raise UserError(
+                f"{self.shard_set.url}/{name} is missing, though the manifest names it. Bring it back, or "
+                "run the sharding job again."
+            ) from None
 
     def _open_tar(self, variant: int, shard: int) -> "_Tar":
         record = self._shards[variant][shard]

@@ -146,6 +146,11 @@ def test_a_dataset_of_few_shards_is_shared_by_all_lanes() -> None:
     assert len({place[2:] for place in walk(order, range(42))}) == 42
 
 
+def test_empty_shards_do_not_starve_a_lane() -> None:
+    order = Order(5, 8, [source("a", [3, 0, 0, 0, 2, 0, 0, 0])], [1], lanes=2)
+    assert len({place[2:] for place in walk(order, range(5))}) == 5
+
+
 def test_shards_of_a_block_come_together() -> None:
     order = Order(2, 1, [source("a", [10] * 8)], [1], lanes=1, block=2)
     for block in range(4):

@@ -158,6 +158,9 @@ def test_a_cut_tar_and_a_missing_one_are_named(tmp_path: Path) -> None:
     tar.unlink()
     with pytest.raises(UserError, match=r"000000\.tar is missing"):
         read(Stream.open(scenes(url)), 1)
+    tar.with_suffix(".parquet").unlink()
+    with pytest.raises(UserError, match=r"v0/000000\.parquet is missing"):
+        read(Stream.open(scenes(url)), 1)
 
 
 def test_a_fault_of_the_program_names_the_sample(
