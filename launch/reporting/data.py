@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,70 +13,86 @@ from pipeline import page
 from pipeline.errors import UserError
 from pipeline.page import Html
 from pipeline.samples import SampleReader
-from pipeline.shards import QUARANTINE, Manifest
+from pipeline.shards import QUARANTINE, Manifest, ShardSet
 from pipeline.sheet import sample_sheet
 from pipeline.stream import MixtureEntry, StreamConfig
+from training.model.norm import Kind
 
 SHOWN_FAULTS = 20
 
 
-def what_went_in(
-    config: StreamConfig, readers: dict[str, SampleReader | UserError], ledgers: Sequence[Path]
-) -> Html:
-    """`readers`: by URL, or why the shard set cannot be read now."""
-    entries = [
-        *active(config.scenes, config.scene_batch),
-        *active(config.canvases, config.canvas_batch),
+@dataclass(frozen=True)
+class Input:
+    """An entry of the stream's mixture whose task is on."""
+
+    url: str
+    kind: Kind
+    size: tuple[int, int]
+    """Height and width of its views."""
+    share: str
+    """Of the batch, in words."""
+    reader: SampleReader | None
+    problem: str = ""
+    """Why there is no reader."""
+
+
+def open_inputs(config: StreamConfig) -> list[Input]:
+    """A set that has moved away since must not keep the rest of the page from being made."""
+    tasks: list[tuple[Kind, tuple[MixtureEntry, ...], int, tuple[int, int]]] = [
+        ("scenes", config.scenes, config.scene_batch, config.scene_size),
+        ("canvases", config.canvases, config.canvas_batch, config.canvas_size),
     ]
-    blocks = [_dataset(entry, readers[entry.shards]) for entry in entries]
+    inputs = []
+    for kind, entries, batch, size in tasks:
+        total = sum(entry.weight for entry in entries)
+        for entry in entries if batch else ():
+            share = f"{100 * entry.weight / total:.0f} % of {batch}"
+            try:
+                reader = SampleReader(ShardSet(entry.shards))
+                inputs.append(Input(entry.shards, kind, size, share, reader))
+            except UserError as error:
+                inputs.append(Input(entry.shards, kind, size, share, None, str(error)))
+    return inputs
+
+
+def what_went_in(inputs: Sequence[Input], ledgers: Sequence[Path]) -> Html:
     return page.section(
         "What went in",
-        _overview(config, readers),
+        _overview(inputs),
         page.mark_legend(),
-        *blocks,
+        *(_dataset(one) for one in inputs),
         _replaced(ledgers),
         lead="The shard sets that the stream drew from. Pictures are spread evenly over each set, "
         "canvases as stored.",
     )
 
 
-def active(entries: Sequence[MixtureEntry], batch: int) -> Sequence[MixtureEntry]:
-    """A task with batch size 0 is off, whatever its mixture says."""
-    return entries if batch else ()
-
-
-def _overview(config: StreamConfig, readers: dict[str, SampleReader | UserError]) -> Html:
+def _overview(inputs: Sequence[Input]) -> Html:
     rows: list[list[page.Cell]] = []
-    for entries, batch in (
-        (config.scenes, config.scene_batch),
-        (config.canvases, config.canvas_batch),
-    ):
-        total = sum(entry.weight for entry in entries)
-        for entry in active(entries, batch):
-            reader = readers[entry.shards]
-            if isinstance(reader, UserError):
-                continue
-            m = reader.manifest
-            share = f"{100 * entry.weight / total:.0f} % of {batch}"
-            excluded = sum(m.excluded.values())
-            found = [m.samples, m.persons, m.ignored, len(m.identities), m.quarantined, excluded]
-            rows.append([m.dataset, m.split, m.task, *found, share])
+    for one in inputs:
+        if one.reader is None:
+            continue
+        m = one.reader.manifest
+        excluded = sum(m.excluded.values())
+        found = [m.samples, m.persons, m.ignored, len(m.identities), m.quarantined, excluded]
+        rows.append([m.dataset, m.split, m.task, *found, one.share])
     header = ["dataset", "split", "task", "samples", "persons", "ignore regions", "identities"]
     return page.table([*header, "quarantined", "excluded", "share of a batch"], rows)
 
 
-def _dataset(entry: MixtureEntry, reader: SampleReader | UserError) -> Html:
-    if isinstance(reader, UserError):
-        return page.block(entry.shards, page.callout(f"Its shards cannot be read now: {reader}"))
-    manifest = reader.manifest
-    count, height = (18, 150) if manifest.task == "reid" else (12, 130)
+def _dataset(one: Input) -> Html:
+    if one.reader is None:
+        return page.block(one.url, page.callout(f"Its shards cannot be read now: {one.problem}"))
+    manifest = one.reader.manifest
+    count, height = (18, 150) if one.kind == "canvases" else (12, 130)
+    variants = f"{manifest.variants} variant{'s' if manifest.variants > 1 else ''}"
     return page.block(
         f"{manifest.dataset}, {manifest.split}",
-        sample_sheet(reader, count, height),
+        sample_sheet(one.reader, count, height),
         _counts(manifest),
-        _left_out(reader),
-        lead=f"{entry.shards}, plan {manifest.plan_hash[:12]}, generation {manifest.generation}, "
-        f"{manifest.variants} variant{'s' if manifest.variants > 1 else ''}. {manifest.licence}",
+        _left_out(one.reader),
+        lead=f"{one.url}, plan {manifest.plan_hash[:12]}, generation {manifest.generation}, {variants}. "
+        f"{manifest.licence}",
     )
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from launch.reporting.data import Input
 from pipeline import page
 from pipeline.decode import DecodeError, decode
+from pipeline.errors import UserError
 from pipeline.page import Html
 from pipeline.plot import bar_chart, scatter_plot
 from pipeline.samples import SampleReader
@@ -17,8 +19,17 @@ from training.features import Features, Probe, domain_probe, embed_in_plane, ima
 from training.model.norm import Kind
 from training.run import Run
 
-SAMPLES = 60
-"""A dataset."""
+LAYOUT_NOTE = (
+    "Each point is an image: the trunk's features (before the last residual stage), averaged over the image, "
+    "laid out by t-SNE. The layout shows neighbourhoods only; its axes, distances between groups and their "
+    "sizes mean nothing, and the two plots cannot be laid over each other."
+)
+PROBE_NOTE = (
+    "Logistic regression on the same features, cross-validated, one standard error beside each figure. "
+    "Lower is better aligned; chance would be perfect. The samples come from the training sets, a few dozen "
+    "a dataset, so small differences mean nothing, and a network that loses all information would score at "
+    "chance too: read it together with the losses."
+)
 
 
 @dataclass(frozen=True)
@@ -31,47 +42,42 @@ class DomainImages:
     images: list[NDArray[np.uint8]]
 
 
-def read_images(
-    reader: SampleReader, kind: Kind, size: tuple[int, int], count: int = SAMPLES
-) -> DomainImages:
+def feature_domains(run: Run, inputs: Sequence[Input], samples: int) -> Html:
+    """Compares the run's first weights with its newest checkpoint, on `samples` images a dataset."""
+    title = "Feature domains, before and after"
+    if samples == 0:
+        return page.section(title, page.paragraph("Left out (--samples 0)."))
+    try:
+        step = run.checkpoint().state.step
+    except UserError as error:
+        return page.section(title, page.callout(f"Nothing to compare: {error}"))
+    sets = [_read(one, one.reader, samples) for one in inputs if one.reader]
+    names = [s.name for s in sets for _ in s.images]
+    stages = {"before": _features(run, sets, False), "after": _features(run, sets, True)}
+    titles = {"before": "Before: the initial weights", "after": f"After: step {step:,}"}
+    plots = [
+        scatter_plot(titles[stage], _by_name(embed_in_plane(features), names))
+        for stage, features in stages.items()
+    ]
+    kinds = np.array([s.kind for s in sets for _ in s.images])
+    tasks = {"detection": kinds == "scenes", "re-ID": kinds == "canvases"}
+    return page.section(
+        title, page.columns(*plots), _probes(stages, np.array(names), tasks), lead=LAYOUT_NOTE
+    )
+
+
+def _read(one: Input, reader: SampleReader, count: int) -> DomainImages:
     images = []
     for _, data, image_type in spread_samples(reader, count):
         try:
             images.append(decode(data, image_type))
         except DecodeError:
             continue
-    return DomainImages(reader.manifest.domain, kind, size, images)
+    return DomainImages(reader.manifest.domain, one.kind, one.size, images)
 
 
-def feature_domains(run: Run, sets: Sequence[DomainImages]) -> Html:
-    """Compares the run's first weights with its newest checkpoint."""
+def _features(run: Run, sets: Sequence[DomainImages], trained: bool) -> Features:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    names = [s.name for s in sets for _ in s.images]
-    step = run.checkpoint().state.step
-    stages = {
-        "before": _features(run, sets, False, device),
-        "after": _features(run, sets, True, device),
-    }
-    titles = {"before": "Before: the initial weights", "after": f"After: step {step:,}"}
-    plots = [
-        scatter_plot(titles[stage], _by_name(embed_in_plane(features), names))
-        for stage, features in stages.items()
-    ]
-    tasks = {
-        "detection": [s.kind == "scenes" for s in sets for _ in s.images],
-        "re-ID": [s.kind == "canvases" for s in sets for _ in s.images],
-    }
-    return page.section(
-        "Feature domains, before and after",
-        page.columns(*plots),
-        _probes(stages, np.asarray(names), tasks),
-        lead="Each point is an image: the trunk's features (before the last residual stage), averaged over "
-        "the image, laid out by t-SNE. The layout shows neighbourhoods only; its axes, distances between "
-        "groups and their sizes mean nothing, and the two plots cannot be laid over each other.",
-    )
-
-
-def _features(run: Run, sets: Sequence[DomainImages], trained: bool, device: str) -> Features:
     model = run.model(trained).search.to(device)
     return np.concatenate([image_features(model, s.images, s.size, s.kind) for s in sets])
 
@@ -82,7 +88,7 @@ def _by_name(points: NDArray[np.float64], names: Sequence[str]) -> dict[str, NDA
 
 
 def _probes(
-    stages: dict[str, Features], names: NDArray[np.str_], tasks: dict[str, list[bool]]
+    stages: dict[str, Features], names: NDArray[np.str_], tasks: dict[str, NDArray[np.bool_]]
 ) -> Html:
     rows: list[list[page.Cell]] = []
     bars: dict[str, list[float]] = {stage: [] for stage in stages}
@@ -96,7 +102,7 @@ def _probes(
         for stage, probe in probes.items():
             bars[stage].append(probe.accuracy if probe else 0.0)
         rows.append(
-            [task, sum(chosen), _share(before), _share(after), f"{100 * before.chance:.0f} %"]
+            [task, int(chosen.sum()), _share(before), _share(after), f"{100 * before.chance:.0f} %"]
         )
     if not labels:
         return page.paragraph("No task has two datasets, so there are no domains to tell apart.")
@@ -104,10 +110,7 @@ def _probes(
         "Can a linear classifier still name the dataset?",
         bar_chart("Held-out accuracy of a linear probe", labels, bars),
         page.table(["task", "images", "before", "after", "chance"], rows),
-        lead="Logistic regression on the same features, cross-validated, one standard error beside each "
-        "figure. Lower is better aligned; chance would be perfect. The samples come from the training "
-        "sets, a few dozen a dataset, so small differences mean nothing, and a network that loses all "
-        "information would score at chance too: read it together with the losses.",
+        lead=PROBE_NOTE,
     )
 
 
