@@ -2,7 +2,9 @@
 
 import logging
 import os
+import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -34,6 +36,7 @@ OBJECT_STORE_BYTES = 256 << 20
 """Holds plans of shards in flight only; fits where Ray's own default, a third of the memory, does not."""
 LOG_INTERVAL_S = 10.0
 LOG_FORMAT = "{desc}: {n_fmt} of {total_fmt} images, {rate_fmt}, {remaining} left{postfix}"
+CONNECT_TIMEOUT_S = 10.0
 SHOWN = 5
 
 
@@ -97,45 +100,59 @@ def write_set(prepared: PreparedSet, in_flight: int) -> Manifest:
 def ray_session(workers: int | None = None) -> Iterator[int]:
     """Yields how many tasks may be in flight: on the cluster at RAY_ADDRESS, else on a Ray of its own."""
     if ray.is_initialized():
-        yield _in_flight(workers)
-        return
-    temporary = None
-    if "RAY_ADDRESS" in os.environ:  # set by the user, or by Ray inside `ray job submit`
-        _connect()
+        yield workers or _slots()
+    elif "RAY_ADDRESS" in os.environ:  # set by the user, or by Ray inside `ray job submit`
+        _connect(os.environ["RAY_ADDRESS"])
+        try:
+            yield workers or _slots()
+        finally:
+            ray.shutdown()
     else:
         # Not below the user's temporary folder: Ray's socket paths must stay under 107 bytes.
         temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-        ray.init(
-            address="local",
-            num_cpus=workers or len(os.sched_getaffinity(0)),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=temporary,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    try:
-        yield _in_flight(workers)
-    finally:
-        ray.shutdown()
-        if temporary is not None:
+        try:
+            _start(workers or len(os.sched_getaffinity(0)), temporary)
+            yield _slots()
+        finally:
+            ray.shutdown()
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _connect() -> None:
+def _start(workers: int, temporary: str) -> None:
+    # A token of its own: Ray would write one into the home folder, which a container may not have.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(
+        address="local",
+        num_cpus=workers,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=temporary,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _slots() -> int:
+    return IN_FLIGHT_PER_CPU * int(ray.cluster_resources().get("CPU", 1))
+
+
+def _connect(address: str) -> None:
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({error}). Start one, "
-            "or unset RAY_ADDRESS to run on this machine alone."
+            f"no Ray cluster lets us in at RAY_ADDRESS={address} ({error}). Start one, set "
+            "RAY_AUTH_MODE=token if it asks for its token, or unset RAY_ADDRESS to run on this machine alone."
         ) from None
 
 
-def _in_flight(workers: int | None) -> int:
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    return IN_FLIGHT_PER_CPU * min(cpus, workers or cpus)
+def _knock(address: str) -> None:
+    """Raises OSError at once if nothing listens there; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _run(prepared: PreparedSet, in_flight: int) -> Iterator[tuple[str, str]]:

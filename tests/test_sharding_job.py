@@ -164,6 +164,8 @@ def test_a_killed_run_shows_whole_shards_only_and_a_rerun_finishes(
             time.sleep(0.01)
         kill_session(process.pid)
         process.wait()
+    for session in Path("/tmp").glob(f"ray-*/session_*_{process.pid}"):
+        shutil.rmtree(session.parent)
     left = {name: data for name, data in files(out).items() if not Path(name).name.startswith(".")}
     assert left, (tmp_path / "log").read_text()
     assert left.items() < whole.items()
