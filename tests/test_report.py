@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import tiny_config, tiny_model
+from shardset import canvas_items, scene_items, simple_set, write_shard_set
 
 from launch import report
 from launch.reporting.curves import Curves, tenth, trend_table
@@ -15,8 +17,6 @@ from pipeline.samples import SampleReader
 from pipeline.shards import QUARANTINED, ShardSet
 from pipeline.sheet import sample_sheet, spread_samples
 from pipeline.stream import MixtureEntry, Stream, StreamConfig
-from tests.models import tiny_config, tiny_model
-from tests.shardset import canvas_items, scene_items, simple_set, write_shard_set
 from training.checkpoint import State
 from training.features import domain_probe, embed_in_plane, image_features
 from training.run import PretrainConfig, RunFolder, build_model
