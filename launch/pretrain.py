@@ -25,19 +25,13 @@ from training.signals import EXIT_STOPPED
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    style = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     parser.add_argument("--config", required=True, help="YAML file of the run")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="overrides a setting"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest whole checkpoint"
-    )
-    parser.add_argument(
-        "--local_rank", type=int, help=argparse.SUPPRESS
-    )  # deepspeed's launcher adds it
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="a setting")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    # DeepSpeed's launcher adds it; the environment says the same.
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

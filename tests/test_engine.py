@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from deepspeed.runtime.torch_autocast import get_comm_dtype
 from torch import Tensor, nn
 
 from training.checkpoint import Checkpoint, CheckpointConfig, Checkpoints, State
@@ -35,7 +36,11 @@ def test_generated_settings() -> None:
         "communication_data_type": "fp32",
         "steps_per_print": 2**62,
         "gradient_clipping": 0.0,
-        "torch_autocast": {"enabled": True, "dtype": "bfloat16"},
+        "torch_autocast": {
+            "enabled": True,
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
     }
 
 
@@ -170,9 +175,12 @@ def test_goes_on_at_any_stage_as_if_never_stopped(
         )
 
 
-def test_bf16_keeps_weights_in_fp32(device: torch.device) -> None:
-    engine = build(device, precision="bf16")
+@pytest.mark.parametrize("stage", [0, 1])
+def test_bf16_keeps_weights_and_reduction_in_fp32(device: torch.device, stage: int) -> None:
+    engine = build(device, precision="bf16", zero_stage=stage)
     norms = run(engine, 0, STEPS)
     assert norms == pytest.approx(reference("adamw"), rel=0.1)
     assert norms != pytest.approx(reference("adamw"), rel=1e-5)
-    assert {tensor.dtype for tensor in engine.model_tensors().values()} == {torch.float32}
+    parameters = list(engine.model.parameters())
+    assert {p.dtype for p in parameters} == {torch.float32}
+    assert {get_comm_dtype(p) for p in parameters} == {torch.float32}

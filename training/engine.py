@@ -6,6 +6,8 @@ commands that only read a run's settings should not pay for.
 
 import os
 import socket
+from collections import defaultdict
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -121,7 +123,13 @@ def deepspeed_config(config: EngineConfig, global_batch: int, world_size: int) -
         "gradient_clipping": config.clip if config.zero_stage else 0.0,
     }
     if config.precision == "bf16":
-        generated["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        # Without the empty list, ZeRO 1 would reduce the gradients of these modules in bf16.
+        safe: list[str] = []
+        generated["torch_autocast"] = {
+            "enabled": True,
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": safe,
+        }
     return _merged(generated, config.deepspeed)
 
 
@@ -200,52 +208,51 @@ class Engine:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over weights and optimizer state, written by any world size and ZeRO stage."""
         checkpoint.load_into(self.model)
-        optimizer = checkpoint.optimizer()
+        state: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in checkpoint.optimizer().items():
+            name, _, field = key.rpartition("/")
+            state[name][field] = value
         if self.config.zero_stage:
             self._engine.optimizer.refresh_fp32_params()
-            self._scatter_sharded_state(optimizer)
+            self._scatter_sharded_state(state)
             return
-        index = {self._names[p]: i for i, p in enumerate(self._parameters)}
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in optimizer.items():
-            name, _, field = key.rpartition("/")
-            state.setdefault(index[name], {})[field] = value
+        numbered = {i: state[self._names[p]] for i, p in enumerate(self._parameters)}
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+
+    def _shards(self) -> Iterator[tuple[Tensor, list[nn.Parameter]]]:
+        """ZeRO's flat part of each parameter group on this rank, and whose parameters lie in it."""
+        for group, members in zip(self.optimizer.param_groups, self._members):
+            yield group["params"][0], members
 
     def _gather_sharded_state(self) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         self._link_sharded_state()
         gathered: dict[str, Tensor] = {}
-        for group, members in zip(self.optimizer.param_groups, self._members):
-            shard = self.optimizer.state[group["params"][0]]
+        for flat, members in self._shards():
             for parameter in members:
-                for key, value in shard.items():
-                    full = (
-                        value if key in UNSHARDED else safe_get_full_optimizer_state(parameter, key)
-                    )
-                    gathered[f"{self._names[parameter]}/{key}"] = full
+                for field, value in self.optimizer.state[flat].items():
+                    if field not in UNSHARDED:
+                        value = safe_get_full_optimizer_state(parameter, field)
+                    gathered[f"{self._names[parameter]}/{field}"] = value
         return gathered
 
-    def _scatter_sharded_state(self, tensors: dict[str, Tensor]) -> None:
+    def _scatter_sharded_state(self, state: dict[str, dict[str, Tensor]]) -> None:
         """DeepSpeed makes its shards in the first step: make them now, empty, then fill this rank's part."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
-        for group, members in zip(self.optimizer.param_groups, self._members):
-            flat = group["params"][0]
-            name = self._names[members[0]] + "/"
-            for key in [k.removeprefix(name) for k in tensors if k.startswith(name)]:
-                scalar = tensors[name + key].clone() if key in UNSHARDED else None
-                self.optimizer.state[flat][key] = (
-                    torch.zeros_like(flat) if scalar is None else scalar
+        for flat, members in self._shards():
+            for field, value in state[self._names[members[0]]].items():
+                number = field in UNSHARDED
+                self.optimizer.state[flat][field] = (
+                    value.clone() if number else torch.zeros_like(flat)
                 )
         self._link_sharded_state()
-        for group, members in zip(self.optimizer.param_groups, self._members):
-            for parameter in members:
-                for key in set(self.optimizer.state[group["params"][0]]) - UNSHARDED:
-                    value = tensors[f"{self._names[parameter]}/{key}"].to(parameter.device)
-                    safe_set_full_optimizer_state(parameter, value, key)
+        for parameter in self._parameters:
+            for field, value in state[self._names[parameter]].items():
+                if field not in UNSHARDED:
+                    safe_set_full_optimizer_state(parameter, value.to(parameter.device), field)
 
     def _link_sharded_state(self) -> None:
         """Lets DeepSpeed's accessors find all shards.
