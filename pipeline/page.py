@@ -252,7 +252,7 @@ p{margin:0 0 12px;max-width:78ch}
 .callout{border-left:3px solid var(--warn);background:var(--panel);padding:10px 16px;margin:14px 0}
 .columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));
 gap:26px 30px;margin:18px 0}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:1px;
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:1px;
 background:var(--line);border:1px solid var(--line);border-radius:8px;overflow:hidden;margin:18px 0}
 .figures>div{background:var(--paper);padding:14px 16px;display:flex;flex-direction:column}
 .figures dt{font-size:13px;color:var(--soft);order:1}
@@ -262,7 +262,7 @@ background:var(--line);border:1px solid var(--line);border-radius:8px;overflow:h
 .table{overflow-x:auto;margin:14px 0}
 table{border-collapse:collapse;font-size:13.5px;min-width:min(100%,560px)}
 th{text-align:left;font-weight:600;color:var(--soft);border-bottom:1px solid var(--soft)}
-th,td{padding:6px 18px 6px 0;vertical-align:top;overflow-wrap:anywhere}
+th,td{padding:6px 18px 6px 0;vertical-align:top;overflow-wrap:break-word}
 td{border-bottom:1px solid var(--line)}
 th.number,td.number{text-align:right}
 details{margin:12px 0}
@@ -299,5 +299,7 @@ background:#000c;color:#fff;white-space:nowrap}
 .chart .reference{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:2 4}
 .chart .value{fill:var(--ink)}
 @media print{body{font-size:11pt}header,main{max-width:none;padding:0}section{break-inside:auto}
-h2,h3{break-after:avoid}.columns{grid-template-columns:1fr 1fr}}
+details::details-content{content-visibility:visible;block-size:auto}
+table{font-size:8.5pt}th,td{padding-right:10px}
+h2,h3,summary,.lead{break-after:avoid}.columns{grid-template-columns:1fr 1fr}}
 """
