@@ -10,9 +10,10 @@ import torch
 from models import tiny_config, tiny_model
 from shardset import canvas_items, scene_items, simple_set, write_shard_set
 
-from launch import report
+from launch import export, report
 from launch.reporting.curves import Curves, tenth, trend_table
 from pipeline.config import dump_config
+from pipeline.errors import UserError
 from pipeline.samples import SampleReader
 from pipeline.shards import QUARANTINED, ShardSet
 from pipeline.sheet import sample_sheet, spread_samples
@@ -98,6 +99,39 @@ def test_a_stopped_run_is_reported_and_said_to_be_unfinished(
     assert "Held-out accuracy" in text
     assert "guessing" in text
     assert "Nothing was exported yet" in text
+
+
+def test_a_named_checkpoint_is_exported_and_the_report_shows_it(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(config, tmp_path / "run")
+    train_a_little(config, run)
+    monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--checkpoint", "30"])
+    export.main()
+    names = {path.name for path in (run.path / "export").iterdir()}
+    assert names == {f"torchvision-resnet18{end}" for end in (".json", ".pth", ".safetensors")}
+    text = write_report(monkeypatch, run.path, "--samples", "0")
+    assert "torchvision-resnet18" in text
+    out = tmp_path / "elsewhere" / "weights.pth"
+    monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--out", str(out)])
+    export.main()
+    assert out.exists()
+    assert out.with_suffix(".json").exists()
+
+
+def test_a_missing_or_damaged_checkpoint_is_not_exported(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(config, tmp_path / "run")
+    train_a_little(config, run)
+    monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--checkpoint", "31"])
+    with pytest.raises(UserError, match="kept: step-00000030"):
+        export.main()
+    (run.path / "checkpoints" / "step-00000030" / "model.safetensors").write_bytes(b"cut")
+    monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--checkpoint", "30"])
+    with pytest.raises(UserError, match="not whole"):
+        export.main()
+    assert not (run.path / "export").exists()
 
 
 def test_a_run_without_a_step_is_reported_too(
