@@ -33,9 +33,9 @@ test: env
 	$(BIN)/python -m pytest
 
 # Two ranks of one thread on any machine, GPU or not: the point is to see the whole path in minutes.
-# --resume: calling it again goes on where it was interrupted.
+# Called again after an interruption, each step goes on where it was.
 demo: env
-	$(BIN)/python -m sharding miniature runs/demo/native
+	test -e runs/demo/native/luperson || $(BIN)/python -m sharding miniature runs/demo/native
 	$(BIN)/python -m sharding write --config launch/configs/sharding/demo.yaml
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/deepspeed -q --num_gpus 2 \
 		launch/pretrain.py --config launch/configs/pretrain/demo.yaml --resume

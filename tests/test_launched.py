@@ -16,9 +16,9 @@ import torch
 import yaml
 
 from pipeline.config import load_config
+from pipeline.digest import SampleDigest
 from pipeline.stream import Stream
 from training.checkpoint import Checkpoints, find_damage
-from training.digest import SampleDigest
 from training.engine import free_port
 from training.run import PretrainConfig, Run, load_run
 from training.signals import EXIT_STOPPED

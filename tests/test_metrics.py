@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.batch import Batch, Images, View
-from training.digest import SampleDigest
+from pipeline.digest import SampleDigest
 from training.hybrid import StepOutput
 from training.metrics import LogConfig, Metrics, console_line, truncate_lines
 

@@ -6,9 +6,9 @@ from itertools import islice
 import torch
 
 from pipeline.batch import Batch
+from pipeline.digest import SampleDigest
 from pipeline.stream import Stream
 from training.checkpoint import Checkpoints, State
-from training.digest import SampleDigest
 from training.distributed import all_reduce_max, all_reduce_sum, barrier, is_main
 from training.engine import Engine
 from training.hybrid import HybridModel

@@ -19,8 +19,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.batch import Batch
 from pipeline.config import Config
+from pipeline.digest import LIMBS, SampleDigest
 from training.checkpoint import write_atomically
-from training.digest import LIMBS, SampleDigest
 from training.distributed import all_reduce_sum, is_main
 from training.hybrid import StepOutput
 

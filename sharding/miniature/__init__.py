@@ -1,5 +1,6 @@
 """Generated look-alikes of the five native releases, for trying everything out without their data."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from sharding.miniature import crowdhuman, cuhk03, ecp, luperson, msmt17
 from sharding.miniature.world import MiniatureConfig, TruthImage, TruthPerson
 
 __all__ = ["MiniatureConfig", "TruthImage", "TruthPerson", "write"]
+
+UNFINISHED = ".unfinished"
 
 WRITERS: dict[str, Callable[[Path, MiniatureConfig], list[TruthImage]]] = {
     "crowdhuman": crowdhuman.write,
@@ -21,8 +24,8 @@ WRITERS: dict[str, Callable[[Path, MiniatureConfig], list[TruthImage]]] = {
 def write(root: Path, config: MiniatureConfig) -> list[TruthImage]:
     """Writes `root/{crowdhuman,ecp,...}` in native layout and returns what was drawn.
 
-    The same settings write the same bytes. Raises UserError for an unknown dataset, and rather than
-    mixing into a folder that has something in it.
+    The same settings write the same bytes; releases appear whole, when all are drawn. Raises UserError
+    for an unknown dataset, and rather than mixing into a folder that has something in it.
     """
     for dataset in config.datasets:
         if dataset not in WRITERS:
@@ -30,4 +33,10 @@ def write(root: Path, config: MiniatureConfig) -> list[TruthImage]:
         folder = root / dataset
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; name another folder, or remove it first.")
-    return [image for dataset in config.datasets for image in WRITERS[dataset](root, config)]
+    unfinished = root / UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)
+    images = [i for dataset in config.datasets for i in WRITERS[dataset](unfinished, config)]
+    for dataset in config.datasets:
+        (unfinished / dataset).rename(root / dataset)
+    unfinished.rmdir()
+    return images
