@@ -86,8 +86,8 @@ class _Parts:
     def add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def count(self, name: str, value: Tensor | float, number: Tensor | float) -> None:
-        pair = torch.stack([torch.as_tensor(v).detach().double().cpu() for v in (value, number)])
+    def count(self, name: str, value: Tensor, number: Tensor | int) -> None:
+        pair = torch.stack([value.detach().double(), torch.as_tensor(number).to(value).double()])
         self.counts[name] = self.counts[name] + pair if name in self.counts else pair
 
 
@@ -143,14 +143,17 @@ class HybridModel(nn.Module):
         return {name for name in names if name.startswith(("predictor.", "alignment."))}
 
     def denominators(self, batches: Sequence[Batch]) -> Tensor:
-        """(len(DENOMINATORS),) float64 sums over these micro-batches, to be summed over ranks."""
+        """(len(DENOMINATORS),) float64 sums over these micro-batches, to be summed over ranks.
+
+        Of batches still on the host, so that nothing waits for the device.
+        """
         total = dict.fromkeys(self.DENOMINATORS, torch.zeros((), dtype=torch.float64))
         for batch in batches:
             for kind in KINDS:
                 images: Images | None = getattr(batch, kind)
                 if images is not None:
                     for name, value in self._count(images, kind).items():
-                        total[name] = total[name] + torch.as_tensor(value).double().cpu()
+                        total[name] = total[name] + torch.as_tensor(value).double()
         return torch.stack([total[name] for name in self.DENOMINATORS])
 
     def _count(self, images: Images, kind: Kind) -> dict[str, Tensor | int]:

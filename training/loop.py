@@ -43,7 +43,7 @@ def train(
             lr = set_lr(engine.optimizer, config.optimiser, step, steps)
             on_device = [batch.to(engine.device) for batch in micro_batches]
             # Counts over all ranks and micro-steps: every loss is a mean over the global batch.
-            denominators = all_reduce_sum(model.denominators(on_device).to(engine.device))
+            denominators = all_reduce_sum(model.denominators(micro_batches).to(engine.device))
             outputs = []
             for batch in on_device:
                 output = engine.forward(batch, denominators, step)
