@@ -19,7 +19,7 @@ from training.engine import (
     launched_world_size,
 )
 from training.loop import train
-from training.run import PretrainConfig, RunFolder, build_model
+from training.run import PretrainConfig, RunFolder, build_model, require_same_start
 from training.schedule import build_optimizer
 from training.signals import EXIT_STOPPED
 
@@ -52,6 +52,7 @@ def main() -> None:
     start = folder.find_start(config.checkpoint, stream) if arguments.resume else None
 
     device = init_distributed(config.engine)
+    require_same_start(start, device)
     if is_main():
         folder.create(config, stream)
     model = build_model(config, stream.identities, stream.domains)

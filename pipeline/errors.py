@@ -14,16 +14,15 @@ class UserError(Exception):
 def run_command(main: Callable[[], None], speaks: Callable[[], bool] = lambda: True) -> None:
     """Runs a command-line entry point: a `UserError` prints its paragraph and exits with 2.
 
-    Of many processes that fail alike, those that do not speak keep quiet, and give the one that does the
-    time to: a launcher ends the whole job with the first that exits.
+    Of many processes that fail alike, those that do not speak give the one that does the time to: a
+    launcher ends the whole job with the first that exits. Who is then still there fails alone, and says so.
     """
     try:
         main()
     except UserError as error:
-        if speaks():
-            print(f"error: {error}", file=sys.stderr)
-        else:
+        if not speaks():
             time.sleep(SPEAKING_TIME_S)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

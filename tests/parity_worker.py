@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import torch
 
@@ -13,9 +14,7 @@ from training.engine import Engine, EngineConfig, close_distributed, init_distri
 from training.schedule import OptimiserConfig, build_optimizer
 
 
-def main(output: str) -> None:
-    config = EngineConfig(threads=1, clip=5.0, timeout_s=120)
-    device = init_distributed(config)
+def train(config: EngineConfig, device: torch.device) -> dict[str, Any]:
     hybrid = tiny_config()
     fixed = hybrid.model.detector.model_copy(update={"proposal_source": "jitter"})
     model = tiny_model(
@@ -39,10 +38,18 @@ def main(output: str) -> None:
         shares = all_reduce_sum(torch.stack(list(result.losses.values())).double())
         history.append({**dict(zip(result.losses, shares.tolist())), "grad_norm": norm})
     digest = torch.tensor([list(bytes.fromhex(model.tables_digest()))])
-    digests = all_gather_rows(digest).tolist()
+    return {"history": history, "digests": all_gather_rows(digest).tolist()}
+
+
+def main(output: str) -> None:
+    config = EngineConfig(threads=1, clip=5.0, timeout_s=120)
+    device = init_distributed(config)
+    results = {
+        stage: train(config.model_copy(update={"zero_stage": stage}), device) for stage in (0, 1)
+    }
     if is_main():
         with open(output, "w") as file:
-            json.dump({"history": history, "digests": digests}, file)
+            json.dump(results, file)
     close_distributed()
 
 

@@ -41,8 +41,11 @@ def test_two_deepspeed_ranks_equal_one(tmp_path: Path) -> None:
     two = run_worker(
         [str(launcher), "--num_gpus", "2", "--master_port", free_port()], tmp_path / "two.json"
     )
-    assert two["digests"][0] == two["digests"][1]
-    for step, (alone, together) in enumerate(zip(one["history"], two["history"])):
-        for name, value in alone.items():
-            error = abs(value - together[name]) / max(1.0, abs(value))
-            assert error < 1e-5, f"step {step}: {name} {value} != {together[name]}"
+    for stage in ("0", "1"):
+        assert two[stage]["digests"][0] == two[stage]["digests"][1]
+        for step, (alone, together) in enumerate(zip(one[stage]["history"], two[stage]["history"])):
+            for name, value in alone.items():
+                error = abs(value - together[name]) / max(1.0, abs(value))
+                assert error < 1e-5, (
+                    f"ZeRO {stage}, step {step}: {name} {value} != {together[name]}"
+                )

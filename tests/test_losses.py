@@ -250,3 +250,11 @@ def test_empty_batches_give_zero_with_a_gradient() -> None:
     before = tables.lut.clone()
     tables.update(rows_of(torch.zeros(0, 5).double(), [], []).gathered())
     torch.testing.assert_close(tables.lut, before)
+
+
+def test_oim_without_identities_or_queue() -> None:
+    tables = OimTables(OimConfig(queue=0), 0, 5).double()
+    x = torch.zeros(0, 5, dtype=torch.float64, requires_grad=True)
+    tables.labelled_loss(x, torch.zeros(0, dtype=torch.int64), torch.zeros(0)).backward()
+    tables.update(rows_of(unit_rows(2, 5), [-1, -1], [0, 1]).gathered())
+    assert tables.queue.shape == (0, 5)

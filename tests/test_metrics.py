@@ -93,14 +93,16 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def run_two_steps(folder: Path, micro_steps: list[list[float]], **changes: Any) -> dict[str, Any]:
+def run_two_steps(
+    folder: Path, micro_steps: list[list[float]], grad_norm: float = 3.0, **changes: Any
+) -> dict[str, Any]:
     with metrics(folder, **changes) as m:
         for step, losses in enumerate(micro_steps):
             m.add(
                 [Batch(step, images([step]), images([2 * step, 2 * step + 1]))],
                 list(map(output, losses)),
             )
-        m.log(2, 0.1, torch.tensor(3.0), data_wait_s=0.0, statistics={"lut_fill": 0.5})
+        m.log(2, 0.1, torch.tensor(grad_norm), data_wait_s=0.0, statistics={"lut_fill": 0.5})
     return read_lines(folder)[-1]
 
 
@@ -137,6 +139,11 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match=r"step 2.*oim"):
         run_two_steps(tmp_path, [[1.0], [math.nan]])
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"step 2.*gradient"):
+        run_two_steps(tmp_path, [[1.0], [1.0]], grad_norm=math.inf)
 
 
 def test_console_line_adds_losses_by_part() -> None:

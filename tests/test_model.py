@@ -12,6 +12,7 @@ from tests.batches import hybrid_batch, make_images
 from tests.models import tiny_config, tiny_model
 from training.hybrid import HybridConfig
 from training.losses.oim import OimConfig
+from training.model import person_search
 from training.model.backbone import BackboneConfig, build_backbone
 from training.model.detector import jittered_truth
 from training.model.norm import CrossRankNorm, NormContext
@@ -45,28 +46,76 @@ def test_every_parameter_gets_a_gradient(name: str, unlabelled: str) -> None:
     model.update_tables([output.rows])
 
 
-def variants() -> dict[str, HybridConfig]:
+def test_every_loss_reaches_its_parameters() -> None:
+    """Not by the zero that ties all parameters to the graph: by a gradient that is not zero."""
+    linear = tiny_config().model.model_copy(update={"heads": HeadsConfig(classifier="linear")})
+    for config in (tiny_config(), tiny_config(model=linear)):
+        model, batch = tiny_model(config), hybrid_batch()
+        for module in model.modules():  # zero-initialised norms hide what lies behind them
+            if isinstance(module, CrossRankNorm) and not module.weight.any():
+                torch.nn.init.ones_(module.weight)
+        first = model(batch, model.denominators([batch]), step=5)
+        model.update_tables([first.rows])
+        model(batch, model.denominators([batch]), step=5).total.backward()
+        dead = {n for n, p in model.named_parameters() if not p.grad.any()}
+        # a bias before a norm moves nothing
+        assert {n for n in dead if not n.endswith(".0.bias")} == set()
+
+
+def changed(section: str, **values: object) -> HybridConfig:
     config = tiny_config()
-    model, alignment = config.model, config.alignment
-    norm_aware = model.model_copy(update={"heads": HeadsConfig(classifier="norm_aware")})
-    inter_task = alignment.model_copy(update={"tasks": ("detection", "reid", "inter_task")})
-    return {
-        "norm aware": tiny_config(model=norm_aware),
-        "inter-task": tiny_config(alignment=inter_task),
-        "no alignment": tiny_config(alignment=alignment.model_copy(update={"tasks": ()})),
-    }
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
 
 
-@pytest.mark.parametrize("name", variants())
-def test_switches(name: str) -> None:
-    model = tiny_model(variants()[name])
-    batch = hybrid_batch()
-    output = model(batch, model.denominators([batch]), step=5)
-    output.total.backward()
-    assert torch.isfinite(output.total)
-    has_inter_task = "domain_inter_task_image" in output.losses
-    assert has_inter_task == (name == "inter-task")
-    assert ("domain_reid_image" in output.losses) == (name != "no alignment")
+SWITCHED_OFF = {
+    "no similarity": (changed("weights", similarity=0.0), "predictor."),
+    "no image alignment": (changed("alignment", image=0.0, consistency=0.0), "image_head"),
+    "no instance alignment": (changed("alignment", instance=0.0, consistency=0.0), "instance_head"),
+    "no RoI boxes": (changed("weights", roi_box=0.0), "box_regressor"),
+    "no proposals": (changed("weights", rpn_class=0.0, rpn_box=0.0), "search.rpn"),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHED_OFF)
+def test_weight_zero_switches_a_loss_off(name: str) -> None:
+    config, idle = SWITCHED_OFF[name]
+    model, batch = tiny_model(config), hybrid_batch()
+    model(batch, model.denominators([batch]), step=5).total.backward()
+    gradients = {n: float(p.grad.abs().sum()) for n, p in model.named_parameters()}
+    assert all(value == 0 for n, value in gradients.items() if idle in n)
+    assert any(value > 0 for n, value in gradients.items() if idle not in n)
+
+
+def test_alignment_tasks() -> None:
+    def losses(*tasks: str) -> set[str]:
+        model, batch = tiny_model(changed("alignment", tasks=tasks)), hybrid_batch()
+        output = model(batch, model.denominators([batch]), step=5)
+        assert torch.isfinite(output.total)
+        return {n.rsplit("_", 1)[0] for n in output.losses if n.startswith("domain_")}
+
+    assert losses() == set()
+    assert losses("reid") == {"domain_reid"}
+    assert losses("detection", "inter_task") == {"domain_detection", "domain_inter_task"}
+
+
+def test_half_precision_keeps_geometry_and_logits_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny_model(), hybrid_batch()
+    seen: list[torch.Tensor] = []
+    original = person_search.roi_align
+
+    def spy(maps: torch.Tensor, rois: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        seen.extend([maps, rois])
+        return original(maps, rois, *rest, **more)
+
+    monkeypatch.setattr(person_search, "roi_align", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model.search(batch.scenes, "scenes")
+        cosines = model.tables._cosines(torch.randn(3, 256))
+    exact = [*seen, out.anchors.logits, out.anchors.target_deltas, out.roi_logits, out.roi_deltas]
+    assert out.maps.dtype == torch.bfloat16
+    assert {t.dtype for t in [*exact, out.match_features.embedding, cosines]} == {torch.float32}
+    anchors = model.search.rpn.anchors.cell_anchors[0]
+    assert anchors.dtype == torch.float32
 
 
 def test_losses_fall_on_one_batch() -> None:
@@ -190,6 +239,12 @@ def test_backbone_weights_are_checked(tmp_path) -> None:
         build_backbone(BackboneConfig(name="resnet18", weights="random"), context)
     with pytest.raises(UserError, match="no file"):
         build_backbone(BackboneConfig(weights=str(tmp_path / "none.pth")), context)
+    (tmp_path / "page.pth").write_text("<html>")
+    (tmp_path / "page.safetensors").write_text("<html>")
+    torch.save([1], tmp_path / "list.pth")
+    for name in ("page.pth", "page.safetensors", "list.pth"):
+        with pytest.raises(UserError, match=r"cannot be read|no tensors"):
+            build_backbone(BackboneConfig(weights=str(tmp_path / name)), context)
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="is not a resnet18"):
         build_backbone(

@@ -40,10 +40,10 @@ def all_reduce_max(tensor: Tensor) -> Tensor:
     return total
 
 
-def broadcast_from_main(tensor: Tensor) -> None:
-    """Overwrites `tensor` with rank 0's."""
-    if world_size() > 1:
-        dist.broadcast(tensor, src=0)
+def same_on_all_ranks(number: int, device: torch.device) -> bool:
+    """Whether every rank holds this number, of at most 52 bits."""
+    extremes = all_reduce_max(torch.tensor([number, -number], dtype=torch.float64, device=device))
+    return extremes.sum().item() == 0
 
 
 def all_gather_rows(rows: Tensor) -> Tensor:

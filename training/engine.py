@@ -61,6 +61,7 @@ def init_distributed(config: EngineConfig) -> torch.device:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by deterministic cuBLAS
     torch.use_deterministic_algorithms(config.deterministic)
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from pipeline.batch import Batch, Images, Use
@@ -46,7 +47,8 @@ class AlignmentConfig(Config):
     """L_adv. A loss weight of 0 gives the ablation without it."""
 
     tasks: tuple[Literal["detection", "reid", "inter_task"], ...] = ("detection", "reid")
-    """`detection`, `reid`: one module each; `inter_task` adds the one that tells tasks apart."""
+    """`detection`, `reid`: one module each, if that task has several domains; `inter_task` adds the one
+    that tells tasks apart."""
     image: float = 1.0
     instance: float = 1.0
     consistency: float = 0.1
@@ -54,7 +56,12 @@ class AlignmentConfig(Config):
     """lambda: how much of the reversed gradient reaches the features."""
     ramp: tuple[int, int] = (0, 1000)
     """Steps between which lambda grows from 0."""
-    dropout: float = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "AlignmentConfig":
+        if not 0 <= self.ramp[0] <= self.ramp[1]:
+            raise ValueError("ramp must be [start, stop] with 0 <= start <= stop")
+        return self
 
 
 class HybridConfig(Config):
@@ -132,9 +139,7 @@ class HybridModel(nn.Module):
         }
         # a single domain has nothing to be told from
         return {
-            task: AlignmentModule(*shapes[task], config.dropout)
-            for task in config.tasks
-            if shapes[task][1] > 1
+            task: AlignmentModule(*shapes[task]) for task in config.tasks if shapes[task][1] > 1
         }
 
     def constant_lr_parameters(self) -> set[str]:

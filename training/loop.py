@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from itertools import islice
 
-import torch
-
 from pipeline.batch import Batch
 from pipeline.digest import SampleDigest
 from pipeline.stream import Stream
 from training.checkpoint import Checkpoints, State
-from training.distributed import all_reduce_max, all_reduce_sum, barrier, is_main
+from training.distributed import all_reduce_sum, barrier, is_main, same_on_all_ranks
 from training.engine import Engine
 from training.hybrid import HybridModel
 from training.metrics import Metrics
@@ -83,7 +81,8 @@ def save(
 ) -> None:
     """Collective; right after `metrics.log`, which brings its sums over ranks up to date."""
     tables_digest = model.tables_digest()
-    require_equal(tables_digest, engine.device)
+    if not same_on_all_ranks(int(tables_digest[:13], 16), engine.device):
+        raise RuntimeError("the OIM tables differ between ranks: their updates are not collective")
     state = State(
         step=step,
         images=metrics.images,
@@ -95,11 +94,3 @@ def save(
     if is_main():
         checkpoints.write(state, engine.model_tensors(), optimizer)
     barrier()
-
-
-def require_equal(digest: str, device: torch.device) -> None:
-    """Rank 0's tables are saved for all ranks: raises RuntimeError if they are not equal. Collective."""
-    number = int(digest[:13], 16)  # exact in float64
-    extremes = all_reduce_max(torch.tensor([number, -number], dtype=torch.float64, device=device))
-    if extremes.sum().item() != 0:
-        raise RuntimeError("the OIM tables differ between ranks: their updates are not collective")

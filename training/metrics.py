@@ -113,6 +113,8 @@ class Metrics:
         if not math.isfinite(line["total"]):
             bad = [name for name, value in line["losses"].items() if not math.isfinite(value)]
             raise FloatingPointError(f"step {step}: losses that are not finite: {', '.join(bad)}")
+        if not math.isfinite(line["grad_norm"]):  # before it is saved: the weights are ruined
+            raise FloatingPointError(f"step {step}: the gradient is not finite")
         eta_s = (self.steps - step) * float(np.mean(self._step_s))
         if self._lines is not None:
             self._lines.write(json.dumps(_finite(line)) + "\n")

@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.identities import Identities
 from pipeline.stream import Stream, StreamConfig
 from training.checkpoint import Checkpoint, CheckpointConfig, Checkpoints, write_atomically
+from training.distributed import rank, same_on_all_ranks
 from training.engine import EngineConfig
 from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
@@ -45,6 +46,16 @@ class PretrainConfig(Config):
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+
+
+def require_same_start(start: Checkpoint | None, device: torch.device) -> None:
+    """Raises UserError if ranks found different checkpoints to go on from. Collective."""
+    if not same_on_all_ranks(start.state.step if start else -1, device):
+        found = start.path if start else "no checkpoint"
+        raise UserError(
+            f"rank {rank()} found {found}, others found something else to go on from: the run folder "
+            "must be one folder that all machines share."
+        )
 
 
 class RunFolder:

@@ -22,7 +22,7 @@ class OptimiserConfig(Config):
     """SGD's momentum, AdamW's first beta."""
     weight_decay: float = Field(default=5e-4, ge=0)
     decay_vectors: bool = False
-    """Weight decay on biases and normalisation parameters too, as the reference code of NAE does."""
+    """Weight decay on biases and normalisation parameters too, as SeqNet does; NAE spares biases alone."""
     warmup_steps: int = Field(default=500, ge=0)
     """Steps of linear growth from 0 to the peak."""
     decay: Literal["step", "cosine", "none"] = "step"

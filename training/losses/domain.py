@@ -56,7 +56,7 @@ class DomainInput:
 class AlignmentModule(nn.Module):
     """Domain classifiers over one task's domains."""
 
-    def __init__(self, channels: tuple[int, int], num_domains: int, dropout: float = 0.0) -> None:
+    def __init__(self, channels: tuple[int, int], num_domains: int) -> None:
         """channels: of the maps and of the instances."""
         super().__init__()
         self.num_domains = num_domains
@@ -68,10 +68,8 @@ class AlignmentModule(nn.Module):
         self.instance_head = nn.Sequential(
             nn.Linear(channels[1], INSTANCE_HIDDEN),
             nn.ReLU(),
-            nn.Dropout(dropout),
             nn.Linear(INSTANCE_HIDDEN, INSTANCE_HIDDEN),
             nn.ReLU(),
-            nn.Dropout(dropout),
             nn.Linear(INSTANCE_HIDDEN, num_domains),
         )
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.config import Config
@@ -21,16 +22,16 @@ NO_INSTANCE = -1
 
 
 class OimConfig(Config):
-    scale: float = 30.0
+    scale: float = Field(default=30.0, gt=0)
     """Multiplies cosines before the softmax."""
-    momentum: float = 0.5
+    momentum: float = Field(default=0.5, ge=0, lt=1)
     """Of a row against the step's mean embedding of its identity."""
-    queue: int = 5000
+    queue: int = Field(default=5000, ge=0)
     """Embeddings of unlabelled people kept as negatives."""
     unlabelled: Literal["queue", "instance"] = "queue"
     """`queue`: unlabelled people are negatives only, as in NAE. `instance`: each is its own positive as
     well, the paper's other reading of "different identities"."""
-    instance_scale: float = 10.0
+    instance_scale: float = Field(default=10.0, gt=0)
     mask_empty: bool = True
     """Rows and slots never filled are no negatives; False: zero rows compete, as in NAE."""
 
@@ -55,12 +56,13 @@ class TableRows:
 
     def gathered(self) -> "TableRows":
         """Of all ranks, sorted by `order`. Collective."""
-        joined = [all_gather_rows(getattr(self, f.name)) for f in fields(self)]
-        order = joined[-1]
-        by = torch.arange(len(order), device=order.device)
-        for column in (2, 1, 0):
-            by = by[order[by, column].argsort(stable=True)]
-        return TableRows(*(column[by] for column in joined))
+        numbers = torch.cat([self.identity[:, None], self.instance[:, None], self.order], dim=1)
+        embedding, numbers = all_gather_rows(self.embedding), all_gather_rows(numbers)
+        by = torch.arange(len(numbers), device=numbers.device)
+        for column in (4, 3, 2):
+            by = by[numbers[by, column].argsort(stable=True)]
+        numbers = numbers[by]
+        return TableRows(embedding[by], numbers[:, 0], numbers[:, 1], numbers[:, 2:])
 
 
 class OimTables(nn.Module):
@@ -89,11 +91,13 @@ class OimTables(nn.Module):
         With `mask_empty`, an identity whose row is still empty has nothing to be pulled to: it counts
         zero until its first update.
         """
-        logits = self.config.scale * unit @ torch.cat([self.lut, self.queue]).to(unit.dtype).T
+        if not len(self.lut):  # no identities in any dataset
+            return unit.sum() * 0
+        logits = self.config.scale * self._cosines(unit)
         if self.config.mask_empty:
             filled = torch.cat([self.lut_filled, self.queue_filled])
             weights = weights * self.lut_filled[identity]
-            own = F.one_hot(identity, logits.shape[1]).bool()
+            own = torch.arange(len(filled), device=identity.device) == identity[:, None]
             logits = logits.masked_fill(~(filled | own), float("-inf"))
         return (F.cross_entropy(logits, identity, reduction="none") * weights).sum()
 
@@ -106,13 +110,18 @@ class OimTables(nn.Module):
         """
         scale = self.config.instance_scale
         own = (unit * positive.detach()).sum(1, keepdim=True)
-        others = unit @ torch.cat([self.lut, self.queue]).to(unit.dtype).T
+        others = self._cosines(unit)
         same = self.queue_instance == instance[:, None]
         empty = ~torch.cat([self.lut_filled, self.queue_filled]) & self.config.mask_empty
         hidden = F.pad(same, (len(self.lut), 0)) | empty
         logits = scale * torch.cat([own, others.masked_fill(hidden, float("-inf"))], dim=1)
         target = torch.zeros(len(unit), dtype=torch.int64, device=unit.device)
         return (F.cross_entropy(logits, target, reduction="none") * weights).sum()
+
+    def _cosines(self, unit: Tensor) -> Tensor:
+        """(M, K + U). Autocast would leave three digits of what is multiplied by the scale."""
+        with torch.autocast(unit.device.type, enabled=False):
+            return unit @ torch.cat([self.lut, self.queue]).to(unit.dtype).T
 
     @torch.no_grad()
     def update(self, rows: TableRows) -> None:

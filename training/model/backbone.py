@@ -25,7 +25,7 @@ class BackboneConfig(Config):
     norm: Literal["cross_rank", "frozen"] = "frozen"
     """Frozen is for pre-trained trunks only: random weights need `cross_rank`."""
     freeze_stem: bool = True
-    """Keeps conv1 and bn1's affine as loaded, as NAE does."""
+    """Keeps conv1 and bn1's affine as loaded, as NAE does; random weights are always trained."""
 
 
 @dataclass
@@ -91,12 +91,19 @@ def _weights(config: BackboneConfig) -> dict[str, Tensor]:
                 "there is a network and set `backbone.weights` to the file."
             ) from None
     path = Path(config.weights)
+    if not path.is_file():
+        raise UserError(f"`backbone.weights`: there is no file {path}.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"`backbone.weights`: there is no file {path}.") from None
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's unpickler and safetensors each raise kinds of their own
+        raise UserError(
+            f"`backbone.weights`: {path} cannot be read as tensors alone: {str(error)[:200]}"
+        ) from None
+    if not isinstance(weights, dict):
+        raise UserError(f"`backbone.weights`: {path} holds no tensors by name.")
+    return weights
 
 
 def _load(net: nn.Module, weights: dict[str, Tensor], config: BackboneConfig) -> None:

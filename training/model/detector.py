@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -29,8 +30,8 @@ JITTER_PROPOSALS = 32
 class Quota(Config):
     """How much of each image of one kind is sampled; fixed, so that denominators are too."""
 
-    anchors: int
-    rois: int
+    anchors: int = Field(ge=2)
+    rois: int = Field(ge=2)
 
 
 class DetectorConfig(Config):
@@ -41,8 +42,8 @@ class DetectorConfig(Config):
     rpn_foreground_iou: float = 0.7
     rpn_background_iou: float = 0.3
     nms_iou: float = 0.7
-    proposals_before_nms: int = 12000
-    proposals: int = 2000
+    proposals_before_nms: int = Field(default=12000, gt=0)
+    proposals: int = Field(default=2000, gt=0)
     """Kept an image after NMS."""
     roi_foreground_iou: float = 0.5
     roi_background_iou: float = 0.1
@@ -98,7 +99,7 @@ class RegionProposals(nn.Module):
     ) -> tuple[SampledAnchors, Tensor, Tensor]:
         """Sampled anchors for the losses; proposals (N, R, 4) and which of them are real (N, R)."""
         logits, deltas = self._predict(maps)
-        anchors = self._anchors(pixels, maps).to(deltas.dtype)
+        anchors = self._anchors(pixels, maps.to(deltas.dtype))
         sampled = self._sample(logits, deltas, anchors, truth, kind)
         with torch.no_grad():
             if self.config.proposal_source == "jitter":

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.config import Config
@@ -16,7 +17,7 @@ SMALL_STD = 0.01
 
 
 class HeadsConfig(Config):
-    embedding: int = 256
+    embedding: int = Field(default=256, gt=0, multiple_of=2)
     """Dimensions, half from each of the trunk's and the last stage's features."""
     classifier: Literal["norm_aware", "linear"] = "norm_aware"
     """`norm_aware`: the embedding's norm decides person or not, as NAE. From random weights that trained

@@ -125,7 +125,8 @@ class PersonSearch(nn.Module):
         with self.norms.using(kind, weights):
             features = self.roi_features(maps, boxes, torch.cat([sampled_image, image]))
         sampled, matched = features.rows(slice(n * q)), features.rows(slice(n * q, None))
-        with self.norms.using(kind, weights[: n * q]):
+        exact = torch.autocast(maps.device.type, enabled=False)
+        with exact, self.norms.using(kind, weights[: n * q]):
             logits = self.classifier(sampled.embedding, sampled.pooled)
             deltas = self.box_regressor(sampled.pooled)
         return SearchOutput(
@@ -143,10 +144,13 @@ class PersonSearch(nn.Module):
     def roi_features(self, maps: Tensor, boxes: Tensor, image: Tensor) -> RoiFeatures:
         """Features of boxes (R, 4) of the maps' images (R,)."""
         rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
-        size = self.config.detector.roi_size
-        res4 = roi_align(maps, rois.to(maps.dtype), size, 1 / STRIDE, sampling_ratio=2)
-        pooled = self.head["layer4"](res4).amax((2, 3))
-        embedding = self.embedding_head(res4.amax((2, 3)), pooled)
+        # half precision would move boxes by pixels and confuse images beyond the 256th
+        with torch.autocast(maps.device.type, enabled=False):
+            size = self.config.detector.roi_size
+            res4 = roi_align(maps.to(boxes.dtype), rois, size, 1 / STRIDE, sampling_ratio=2)
+        pooled = self.head["layer4"](res4).amax((2, 3)).to(boxes.dtype)
+        with torch.autocast(maps.device.type, enabled=False):
+            embedding = self.embedding_head(res4.amax((2, 3)), pooled)
         return RoiFeatures(res4, pooled, embedding)
 
 
