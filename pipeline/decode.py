@@ -1,5 +1,6 @@
 """Bytes of an image -> uint8 RGB; nothing is decoded before its header was checked."""
 
+import re
 import struct
 
 import cv2
@@ -12,8 +13,11 @@ Pixels = NDArray[np.uint8]
 
 MOST_PIXELS = 1 << 27
 """134 megapixels, 400 MB decoded: larger headers are taken for damage."""
-HARMLESS = "extraneous bytes before marker 0xd9"
-"""libjpeg warns of junk behind the last block, as many files from the web have: every pixel was there."""
+JPEG_END = b"\xff\xd9"
+LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+"""libjpeg's warning when the end marker does not follow the last block; it may count a few too little."""
+MOST_PADDING = 8
+"""Zero bytes that cameras put between the two. A damaged scan leaves coded bytes over, and seldom so few."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -64,6 +68,14 @@ def _decode_jpeg(data: bytes, height: int, width: int) -> Pixels:
     try:
         return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError as error:
-        if HARMLESS not in str(error):
+        if not _is_padding(data, str(error)):
             raise DecodeError(f"damaged JPEG: {error}") from None
     return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=False)
+
+
+def _is_padding(data: bytes, warning: str) -> bool:
+    """Whether libjpeg warns of nothing but zeros before the end marker: every pixel was there."""
+    left_over = LEFT_OVER.search(warning)
+    if left_over is None or (count := int(left_over[1])) > MOST_PADDING:
+        return False
+    return data[: data.rfind(JPEG_END)].endswith(bytes(count))
