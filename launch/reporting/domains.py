@@ -53,6 +53,8 @@ def feature_domains(run: Run, inputs: Sequence[Input], samples: int) -> Html:
         return page.section(title, page.callout(f"Nothing to compare: {error}"))
     sets = [_read(one, one.reader, samples) for one in inputs if one.reader]
     names = [s.name for s in sets for _ in s.images]
+    if not names:
+        return page.section(title, page.callout("No sample of the shard sets could be read."))
     stages = {"before": _features(run, sets, False), "after": _features(run, sets, True)}
     titles = {"before": "Before: the initial weights", "after": f"After: step {step:,}"}
     plots = [
