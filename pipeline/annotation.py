@@ -54,7 +54,7 @@ class Canvas(_Record):
 
 
 class Annotation(_Record):
-    version: Literal[1] = 1
+    version: Literal[1]
     key: str
     dataset: str
     domain: str
@@ -80,7 +80,7 @@ class Annotation(_Record):
         return self
 
     def to_json(self) -> bytes:
-        """Deterministic UTF-8 JSON without defaults."""
+        """Deterministic UTF-8 JSON without defaults. The version has none: it is always there."""
         return self.model_dump_json(exclude_defaults=True).encode()
 
     @classmethod

@@ -94,6 +94,8 @@ class Manifest(_Record):
     quarantined: int
     excluded: dict[str, int] = {}
     """Source samples left out on purpose, by rule."""
+    source_samples: int
+    """Samples that the source named: in shards, quarantined, forgotten and excluded ones together."""
     persons: int
     ignored: int
     identities: tuple[str, ...] = ()
@@ -129,6 +131,15 @@ class ShardSet:
                 f"no shard set at {self.url}: {MANIFEST} is missing. It is written last, so the sharding "
                 "job has not finished there (run it again, it continues) or the URL is wrong."
             ) from None
+        except PermissionError as error:
+            raise UserError(
+                f"not allowed to read {self.url}/{MANIFEST} ({error}). Check the credentials of this process "
+                "and the rights they give."
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"cannot reach {self.url} ({error}). Check the URL, the network and the store's settings."
+            ) from None
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -147,11 +158,11 @@ class ShardSet:
         return [shard for shard in self.manifest.shards if shard.variant == variant]
 
     def tar(self, shard: Shard) -> Location:
-        return self.location.child(*tar_name(shard.variant, shard.name).split("/"))
+        return self.location.child(tar_name(shard.variant, shard.name))
 
     def index(self, shard: Shard) -> pa.Table:
         """The shard's index; raises UserError if it is not the one that the manifest names."""
-        location = self.location.child(*index_name(shard.variant, shard.name).split("/"))
+        location = self.location.child(index_name(shard.variant, shard.name))
         data = location.read()
         if sha256(data) != shard.index_sha256:
             raise UserError(

@@ -9,8 +9,9 @@ from sharding.datasets import ADAPTERS
 from sharding.miniature import MiniatureConfig
 from sharding.miniature import write as write_miniature
 from sharding.plan import PlanConfig
+from sharding.prepare import prepare_sets
 from sharding.recipe import SetRequest, find, load_recipe, make_request, parse_settings
-from sharding.summary import count_lines, plan_lines, table_lines
+from sharding.summary import plan_lines, table_lines, written_lines
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,16 +60,18 @@ def _positive(text: str) -> int:
 def _write(options: argparse.Namespace) -> None:
     requests, workers = _requests(options)
     if options.dry_run:
-        for request in requests:
-            print("\n".join(plan_lines(*request.plan())))
+        for prepared in prepare_sets(requests):
+            print("\n".join(plan_lines(prepared)))
         return
     from sharding.job import (
         write_sets,  # Ray takes seconds to import; the other commands do without
     )
 
     manifests = write_sets(requests, workers)
-    for line in [*count_lines(manifests), *table_lines(manifests)]:
-        print(line)
+    for request, manifest in zip(requests, manifests, strict=True):
+        for line in written_lines(manifest, request.out):
+            print(line)
+    print("\n".join(table_lines(manifests)))
 
 
 def _requests(options: argparse.Namespace) -> tuple[list[SetRequest], int | None]:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TextIO
 
@@ -23,9 +22,8 @@ from tqdm import tqdm
 from pipeline.errors import UserError
 from pipeline.shards import Manifest
 from pipeline.store import Location
-from sharding.datasets.base import Listing
-from sharding.output import check_destination, finish, finished_shards
-from sharding.plan import Plan, ShardPlan
+from sharding.output import finish
+from sharding.prepare import PreparedSet, prepare_sets
 from sharding.recipe import SetRequest
 from sharding.writer import ShardJob, ShardResult, write_shard
 
@@ -44,26 +42,12 @@ class ShardsFailed(UserError):
     """Some shards could not be written; all others are."""
 
 
-@dataclass(frozen=True)
-class PreparedSet:
-    """A set that nothing speaks against: planned, its destination reachable and without other shards."""
-
-    request: SetRequest
-    plan: Plan
-    listing: Listing
-    todo: tuple[ShardPlan, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.plan.dataset} {self.plan.split}"
-
-
 def write_sets(requests: Sequence[SetRequest], workers: int | None = None) -> list[Manifest]:
     """Writes all sets in one Ray session.
 
     Raises UserError before anything is written, or ShardsFailed once all that can be written is.
     """
-    prepared = [prepare(request) for request in requests]
+    prepared = prepare_sets(requests)
     manifests, failures = [], []
     work = any(one.todo for one in prepared)
     with ray_session(workers) if work else nullcontext(0) as in_flight:
@@ -75,16 +59,6 @@ def write_sets(requests: Sequence[SetRequest], workers: int | None = None) -> li
     if failures:
         raise ShardsFailed(" ".join(failures))
     return manifests
-
-
-def prepare(request: SetRequest) -> PreparedSet:
-    """Raises UserError on a wrong source, an unreachable destination, or another plan's shards there."""
-    plan, listing = request.plan()
-    out = Location(request.out)
-    check_destination(out)
-    done = finished_shards(out, plan)
-    todo = tuple(shard for shard in plan.shards if shard.name not in done)
-    return PreparedSet(request, plan, listing, todo)
 
 
 def write_set(prepared: PreparedSet, in_flight: int) -> Manifest:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from sharding.plan import PLAN_VERSION, Plan, deciding_settings, differences
 from sharding.writer import parquet_bytes
 
 BUCKET_SCHEMES = ("s3://", "gs://", "az://", "abfs://")
+LARGEST_GROUPS = 3
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,36 @@ def check_destination(out: Location) -> None:
             raise UserError(
                 f"cannot write to {out.url}: {nearest} is not a folder one may write to."
             )
+    elif out.url.startswith("memory://"):
+        raise UserError(
+            f"cannot write to {out.url}: workers are processes of their own and share no memory. Name a "
+            "folder or an object store."
+        )
     elif out.url.startswith(BUCKET_SCHEMES):
-        bucket = out.path.split("/")[0]
-        try:
-            found = out.fs.exists(bucket)
-        except Exception as error:  # each store's client has errors of its own
-            raise UserError(f"cannot reach {out.url}: {type(error).__name__}: {error}") from None
-        if not found:
-            raise UserError(
-                f"cannot write to {out.url}: there is no bucket {bucket!r}. Create it first."
-            )
+        _check_bucket(out)
+
+
+def _check_bucket(out: Location) -> None:
+    bucket = out.url.partition("://")[2].split("/")[0]
+    if not bucket:
+        raise UserError(
+            f"{out.url} names no bucket; write {out.url.partition('://')[0]}://BUCKET/..."
+        )
+    try:
+        out.fs.info(bucket)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(
+            f"cannot write to {out.url}: there is no bucket {bucket!r}. Create it first."
+        ) from None
+    except PermissionError as error:
+        raise UserError(
+            f"cannot write to {out.url}: not allowed to use the bucket {bucket!r} ({error}). Check the "
+            "store's environment variables or credential file."
+        ) from None
+    except Exception as error:  # each store's client has errors of its own
+        raise UserError(f"cannot reach {out.url}: {type(error).__name__}: {error}") from None
 
 
 def finished_shards(out: Location, plan: Plan) -> set[str]:
@@ -136,7 +158,10 @@ def _tar_is_whole(out: Location, files: set[str], name: str, written: WrittenInd
 
 
 def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
-    """Writes quarantine.parquet and, last of all, the manifest. Every shard must be there."""
+    """Writes quarantine.parquet and, last of all, the manifest. Every shard must be there.
+
+    Raises UserError, and writes no manifest, if no sample could be used.
+    """
     _remove_temporaries(out)
     shards, tables = [], []
     for shard, written in _written_shards(out, plan):
@@ -146,9 +171,29 @@ def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Man
     rows = pa.concat_tables(tables)
     quarantined = rows.filter(pc.equal(rows["status"], QUARANTINED))
     child(out, QUARANTINE).write(parquet_bytes(quarantined))
+    if len(quarantined) == len(rows):
+        raise UserError(
+            f"{plan.dataset} {plan.split}: not one sample could be used ({_grouped(quarantined)}; see "
+            f"{child(out, QUARANTINE).url}). Look at the source, and remove {out.url} before the next try."
+        )
     manifest = _manifest(plan, adapter, listing, shards, rows)
     child(out, MANIFEST).write(manifest.to_json())
     return manifest
+
+
+def quarantine_summary(out: Location) -> str:
+    """`12 missing from the source, 1 truncated JPEG; see .../quarantine.parquet`, of a finished set."""
+    location = child(out, QUARANTINE)
+    return f"{_grouped(pq.read_table(pa.BufferReader(location.read())))}; see {location.url}"
+
+
+def _grouped(quarantined: pa.Table) -> str:
+    """How many rows have which reason, the most frequent ones by name."""
+    groups = Counter(quarantined["reason"].to_pylist()).most_common()
+    shown = [f"{number:,} {reason}" for reason, number in groups[:LARGEST_GROUPS]]
+    if rest := sum(number for _, number in groups[LARGEST_GROUPS:]):
+        shown.append(f"{rest:,} for other reasons")
+    return ", ".join(shown)
 
 
 def _written_shards(out: Location, plan: Plan) -> Iterator[tuple[Shard, WrittenIndex]]:
@@ -196,6 +241,7 @@ def _manifest(
         samples=sum(shard.ok for shard in shards if shard.variant == 0),
         quarantined=sum(shard.quarantined for shard in shards if shard.variant == 0),
         excluded=plan.excluded,
+        source_samples=plan.source_samples,
         persons=total("persons"),
         ignored=total("ignored"),
         identities=tuple(sorted(identities)),

@@ -7,20 +7,20 @@ stands for everything that decides the bytes of the shards.
 import hashlib
 import heapq
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
-from pipeline.annotation import Task, sample_key
+from pipeline.annotation import Task
 from pipeline.config import Config
 from pipeline.errors import UserError
 from sharding.canvas import CanvasConfig
 from sharding.datasets.base import Adapter, Listing, SourceSample
 from sharding.image import Check
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Raised whenever the same source and settings give other bytes than before."""
 
 SUBSET_SALT = "hybrid-person-search subset v1"
@@ -44,6 +44,8 @@ class PlanConfig(Config):
     """Crops of one identity that stay neighbours, so that a stream meets identities in pairs or more."""
     canvas: CanvasConfig = CanvasConfig()
     """How re-ID crops are put on canvases."""
+    max_missing: float = Field(default=0.01, ge=0, le=1)
+    """Largest share of samples that the source may name and lack; with more, nothing is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class PlannedSample:
     source: SourceSample
     run: int
     """Number of its run in the shard; neighbours of one run hold one identity."""
-    missing: bool = False
-    """Named by the annotation, absent from the source: planned, so that it is accounted for."""
+    fault: str | None = None
+    """Why it cannot be read, if the listing knew: planned all the same, so that it is accounted for."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Plan:
     config: PlanConfig
     shards: tuple[ShardPlan, ...]
     excluded: dict[str, int]
+    source_samples: int
+    """Planned and excluded ones together, as the adapter counted them."""
     hash: str
 
     @property
@@ -102,31 +106,35 @@ def make_plan(adapter: Adapter, split: str, listing: Listing, config: PlanConfig
         raise UserError(
             f"group: {config.group} needs re-ID crops, and {adapter.name} holds scenes."
         )
-    missing = [_missing_sample(adapter.name, split, origin) for origin in listing.missing]
-    candidates = _unique([*listing.samples, *missing])
+    faulty = [SourceSample(faulty.key, "", faulty.origin, 0) for faulty in listing.faulty]
+    candidates = _unique([*listing.samples, *faulty])
     chosen = candidates if config.subset is None else _subset(candidates, config.subset)
     excluded = {
         **listing.excluded,
-        "repeated key": len(listing.samples) + len(missing) - len(candidates),
+        "repeated key": len(listing.samples) + len(faulty) - len(candidates),
         f"outside of the subset of {config.subset}": len(candidates) - len(chosen),
     }
-    if not chosen:
+    reasons = {faulty.key: faulty.reason for faulty in listing.faulty}
+    if all(sample.key in reasons for sample in chosen):
         raise UserError(f"{adapter.name} {split}: the source holds no sample to write.")
-    absent = {sample.key for sample in missing}
     runs = _ordered_runs(chosen, config)
     shards = tuple(
-        ShardPlan(f"{number:06d}", tuple(_number_runs(part, absent)))
+        ShardPlan(f"{number:06d}", tuple(_number_runs(part, reasons)))
         for number, part in enumerate(_split(runs, adapter.task, config))
     )
     counted = {rule: number for rule, number in excluded.items() if number}
     identity = [PLAN_VERSION, adapter.name, split, deciding_settings(config, adapter.task)]
-    return Plan(adapter.name, split, adapter.task, config, shards, counted, _hash(identity, shards))
+    plan_hash = _hash(identity, shards)
+    return Plan(
+        adapter.name, split, adapter.task, config, shards, counted, listing.total, plan_hash
+    )
 
 
 def deciding_settings(config: PlanConfig, task: Task) -> dict[str, Any]:
     """The settings that decide the bytes of shards of this task."""
     of_crops, of_scenes = {"canvas", "group", "shard_crops"}, {"keep_metadata", "shard_bytes"}
-    return config.model_dump(mode="json", exclude=of_scenes if task == "reid" else of_crops)
+    others = of_scenes if task == "reid" else of_crops
+    return config.model_dump(mode="json", exclude={"max_missing", *others})
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -137,10 +145,6 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> I
             yield from differences(before, after, f"{prefix}{name}.")
         elif before != after:
             yield f"{prefix}{name}: {before} -> {after}"
-
-
-def _missing_sample(dataset: str, split: str, origin: str) -> SourceSample:
-    return SourceSample(sample_key(dataset, split, origin), "", origin, 0)
 
 
 def _unique(samples: list[SourceSample]) -> list[SourceSample]:
@@ -196,10 +200,12 @@ def _split(
     yield part
 
 
-def _number_runs(runs: list[list[SourceSample]], absent: set[str]) -> Iterator[PlannedSample]:
+def _number_runs(
+    runs: list[list[SourceSample]], reasons: Mapping[str, str]
+) -> Iterator[PlannedSample]:
     for number, run in enumerate(runs):
         for sample in run:
-            yield PlannedSample(sample, number, sample.key in absent)
+            yield PlannedSample(sample, number, reasons.get(sample.key))
 
 
 def _hash(identity: Any, shards: Iterable[ShardPlan]) -> str:
@@ -207,7 +213,7 @@ def _hash(identity: Any, shards: Iterable[ShardPlan]) -> str:
     for shard in shards:
         digest.update(f"\n{shard.name}".encode())
         for planned in shard.samples:
-            digest.update(f"\n{planned.run} {planned.missing} ".encode())
+            digest.update(f"\n{planned.run} {planned.fault} ".encode())
             digest.update(_sample_line(planned.source))
     return digest.hexdigest()
 

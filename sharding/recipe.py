@@ -11,8 +11,8 @@ from pydantic import Field
 from pipeline.config import C, Config, apply_override, load_config, parse_config
 from pipeline.errors import UserError
 from sharding.datasets import ADAPTERS
-from sharding.datasets.base import Adapter, Listing
-from sharding.plan import Plan, PlanConfig, make_plan
+from sharding.datasets.base import Adapter
+from sharding.plan import PlanConfig
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,6 @@ class SetRequest:
     split: str
     out: str
     config: PlanConfig
-
-    def plan(self) -> tuple[Plan, Listing]:
-        listing = self.adapter.list_samples(self.source, self.split)
-        return make_plan(self.adapter, self.split, listing, self.config), listing
 
 
 class SetConfig(Config):
@@ -79,6 +75,11 @@ def make_request(dataset: str, source: str, split: str, out: str, config: PlanCo
     """Paths become absolute: workers may run in another folder."""
     adapter = find(ADAPTERS, dataset, "dataset")
     find(adapter.splits, split, f"split of {dataset}")
+    if "://" in source:
+        raise UserError(
+            f"{source}: a source is a local folder for now. Mount the store or copy the release here, and "
+            "name that folder."
+        )
     if "://" not in out:
         out = str(Path(out).expanduser().absolute())
     return SetRequest(adapter, Path(source).expanduser().absolute(), split, out, config)

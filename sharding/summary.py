@@ -1,43 +1,50 @@
 """What a person reads of a run: the plan, the counts against published ones, the table at the end."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from pipeline.shards import Manifest
-from sharding.datasets.base import Listing
-from sharding.plan import Plan
+from pipeline.shards import CountCheck, Manifest
+from pipeline.store import Location
+from sharding.output import compare_counts, quarantine_summary
+from sharding.prepare import PreparedSet
 
 HEADER = ("set", "images", "persons", "identities", "quarantined", "excluded", "source / published")
 
 
-def plan_lines(plan: Plan, listing: Listing) -> list[str]:
+def plan_lines(prepared: PreparedSet) -> list[str]:
     """For `--dry-run`."""
+    plan, faulty = prepared.plan, prepared.listing.faulty
     variants = f" in {plan.variants} variants" if plan.variants > 1 else ""
     lines = [
         f"{plan.dataset} {plan.split}: {plan.samples:,} images, {plan.source_bytes / 1e6:,.1f} MB of source "
         f"-> {len(plan.shards):,} shards{variants}"
     ]
     lines += [f"  excluded, {rule}: {number:,}" for rule, number in plan.excluded.items()]
-    if listing.missing:
+    if faulty:
         lines.append(
-            f"  missing from the source: {len(listing.missing):,}, such as {listing.missing[0]}"
+            f"  missing or damaged: {len(faulty):,}, such as {faulty[0].origin} ({faulty[0].reason})"
         )
+    counts = compare_counts(prepared.request.adapter, plan.split, prepared.listing)
+    return lines + count_lines(prepared.name, counts)
+
+
+def written_lines(manifest: Manifest, out: str) -> list[str]:
+    """What is not as it should be in a set just written."""
+    name = f"{manifest.dataset} {manifest.split}"
+    lines = count_lines(name, manifest.counts)
+    if manifest.quarantined:
+        summary = quarantine_summary(Location(out))
+        lines.append(f"{name}: {manifest.quarantined:,} quarantined: {summary}")
     return lines
 
 
-def count_lines(manifests: Iterable[Manifest]) -> list[str]:
-    """A loud line for each source that does not hold what was published about it."""
-    lines = []
-    for manifest in manifests:
-        wrong = [
-            f"{check.what} {check.found:,} of {check.published:,} ({check.evidence})"
-            for check in manifest.counts
-            if check.found != check.published
-        ]
-        if wrong:
-            lines.append(
-                f"!! {manifest.dataset} {manifest.split} is not the release as published: {', '.join(wrong)}"
-            )
-    return lines
+def count_lines(name: str, counts: Sequence[CountCheck]) -> list[str]:
+    """A loud line if a source does not hold what was published about it."""
+    wrong = [
+        f"{check.what} {check.found:,} of {check.published:,} ({check.evidence})"
+        for check in counts
+        if check.found != check.published
+    ]
+    return [f"!! {name} is not the release as published: {', '.join(wrong)}"] if wrong else []
 
 
 def table_lines(manifests: Sequence[Manifest]) -> list[str]:

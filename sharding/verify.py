@@ -18,6 +18,7 @@ from webdataset import tariterators
 
 from pipeline.annotation import Annotation
 from pipeline.shards import (
+    FORGOTTEN,
     MANIFEST,
     OK,
     QUARANTINE,
@@ -219,6 +220,12 @@ def _check_sums(manifest: Manifest, indexes: dict[tuple[int, str], pa.Table]) ->
         "ignored": pc.sum(rows["ignored"]).as_py() or 0,
         "identities": tuple(sorted(pc.unique(pc.list_flatten(rows["identities"])).to_pylist())),
     }
+    left_out = statuses[QUARANTINED] + statuses[FORGOTTEN] + sum(manifest.excluded.values())
+    if statuses[OK] + left_out != manifest.source_samples:
+        yield (
+            f"{MANIFEST}: {manifest.source_samples} samples in the source, {statuses[OK]} in shards and "
+            f"{left_out} left out"
+        )
     for name, value in sums.items():
         if getattr(manifest, name) != value:
             yield f"{MANIFEST}: {name} is not what the indexes add up to"

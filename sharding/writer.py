@@ -19,7 +19,7 @@ from pipeline.annotation import MAX_JSON_BYTES, Annotation, Person
 from pipeline.shards import INDEX_SCHEMA, OK, QUARANTINED, index_name, sha256, tar_name
 from pipeline.store import Location, retry
 from sharding.canvas import place_crop
-from sharding.datasets.base import Adapter, SourceSample
+from sharding.datasets.base import MISSING, Adapter, SourceSample
 from sharding.image import CodedImage, Fault, open_image
 from sharding.plan import PlanConfig, PlannedSample, ShardPlan
 from sharding.tar import TarWriter
@@ -87,7 +87,7 @@ def _make_members(
     job: ShardJob, planned: PlannedSample
 ) -> tuple[list[_Member] | Fault, str | None]:
     """The sample in every variant, and the sha256 of its source bytes."""
-    data = Fault("missing from the source") if planned.missing else _read(job, planned.source)
+    data = Fault(planned.fault) if planned.fault else _read(job, planned.source)
     if isinstance(data, Fault):
         return data, None
     image = open_image(data, job.config.keep_metadata)
@@ -105,7 +105,7 @@ def _read(job: ShardJob, sample: SourceSample) -> bytes | Fault:
     except FileNotFoundError:
         if not job.source.exists():
             raise OSError(f"the source {job.source} has gone") from None
-        return Fault("missing from the source")
+        return Fault(MISSING)
     except ValueError as error:
         return Fault(f"unreadable: {error}")
 
@@ -158,6 +158,7 @@ def _annotation(
     **canvas: Any,
 ) -> Annotation:
     return Annotation(
+        version=1,
         key=sample.key,
         dataset=job.adapter.name,
         domain=job.adapter.name,

@@ -8,7 +8,7 @@ import simplejpeg
 from shardset import picture
 
 from pipeline.annotation import Person, Task
-from sharding.datasets.base import WHOLE_CROP, Listing, Published, SourceSample
+from sharding.datasets.base import WHOLE_CROP, FaultySample, Listing, Published, SourceSample
 
 
 @dataclass
@@ -17,7 +17,7 @@ class FakeAdapter:
     images: dict[str, bytes]
     """By locator."""
     samples: list[SourceSample]
-    missing: tuple[str, ...] = ()
+    faulty: tuple[FaultySample, ...] = ()
     name: str = "fake"
     licence: str = "none"
     homepage: str = "none"
@@ -26,8 +26,9 @@ class FakeAdapter:
     )
 
     def list_samples(self, source: Path, split: str) -> Listing:
-        found = {"images": len(self.samples) + len(self.missing)}
-        return Listing(self.samples, {"too dull": 3}, self.missing, found)
+        total = len(self.samples) + len(self.faulty) + 3
+        found = {"images": len(self.samples)}
+        return Listing(self.samples, total, {"too dull": 3}, self.faulty, found)
 
     def read(self, source: Path, locator: str) -> bytes:
         return self.images[locator]

@@ -16,8 +16,9 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 def list_samples(name: str, source: Path, split: str) -> Listing:
     listing = ADAPTERS[name].list_samples(source, split)
-    keys = [sample.key for sample in listing.samples]
+    keys = [sample.key for sample in (*listing.samples, *listing.faulty)]
     for key in keys:
         check_key(key)
     assert len(keys) == len(set(keys))
+    assert listing.total == len(keys) + sum(listing.excluded.values())
     return listing

@@ -56,6 +56,7 @@ def scene_items(count: int, dataset: str = "crowd", domain: str | None = None) -
             Person(box=(60.0, 5.0, 80.0, 30.0), ignore=True),
         )
         annotation = Annotation(
+            version=1,
             key=f"{dataset}/train/{number:05d}",
             dataset=dataset,
             domain=domain or dataset,
@@ -80,6 +81,7 @@ def canvas_items(
         identity = number // per_run
         left = 8.0 + 4 * variant
         annotation = Annotation(
+            version=1,
             key=f"{dataset}/train/{number:05d}",
             dataset=dataset,
             domain=dataset,
@@ -121,6 +123,7 @@ def write_shard_set(root: Path, variants: Sequence[list[list[Item]]]) -> str:
         variants=len(variants),
         samples=sum(item.status == OK for item in first),
         quarantined=sum(item.status == QUARANTINED for item in first),
+        source_samples=len(first),
         persons=sum(not p.ignore for p in people),
         ignored=sum(p.ignore for p in people),
         identities=tuple(sorted({p.identity for p in people if p.identity})),

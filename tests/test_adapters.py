@@ -48,8 +48,9 @@ def test_every_drawn_image_is_listed_or_left_out_by_a_rule(
     listing, samples = listed(miniature, name, split)
     left_out = truth.keys() - samples.keys()
     assert samples.keys() <= truth.keys()
-    assert len(left_out) == sum(listing.excluded.values()) + len(listing.missing)
-    assert listing.missing == ()
+    assert len(left_out) == sum(listing.excluded.values())
+    assert listing.faulty == ()
+    assert listing.total == len(truth)
     for image in left_out:
         assert all(person.ignore for person in truth[image].persons)
     assert listing.found["images"] == len(truth)

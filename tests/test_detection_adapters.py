@@ -9,6 +9,7 @@ from releases import JPEG, list_samples, write_file
 
 from pipeline.errors import UserError
 from sharding.datasets import ADAPTERS
+from sharding.datasets.base import FaultySample
 
 
 def person(fbox: list[int], **members: Any) -> dict[str, Any]:
@@ -69,7 +70,17 @@ def test_crowdhuman_lists_missing_images_and_goes_on(tmp_path: Path) -> None:
     (source / "Images" / "1,a.jpg").unlink()
     listing = list_samples("crowdhuman", source, "train")
     assert [sample.origin for sample in listing.samples] == ["Images/2,b.jpg"]
-    assert listing.missing == ("Images/1,a.jpg",)
+    assert listing.faulty == (FaultySample("crowdhuman/train/1,a", "Images/1,a.jpg"),)
+    assert listing.found["images"] == 1
+    assert listing.total == 2
+
+
+def test_crowdhuman_skips_blank_lines(tmp_path: Path) -> None:
+    source = crowdhuman(tmp_path, {"ID": "1,a", "gtboxes": []}, "", {"ID": "2,b", "gtboxes": []})
+    assert len(list_samples("crowdhuman", source, "train").samples) == 2
+    write_file(source / "annotation_train.odgt", "\n \n")
+    with pytest.raises(UserError, match="is empty"):
+        list_samples("crowdhuman", source, "train")
 
 
 def test_crowdhuman_archives_unpacked_side_by_side(tmp_path: Path) -> None:
@@ -87,7 +98,6 @@ def test_crowdhuman_archives_unpacked_side_by_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("", "line 2: not valid JSON"),
         ('{"ID": "2,b", "gtboxes": [', "line 2: not valid JSON"),
         ("[" * 100_000, "line 2: not valid JSON"),
         ("[1]", "line 2: expected a JSON object"),
@@ -250,27 +260,38 @@ def test_ecp_lists_what_a_half_unpacked_release_lacks(tmp_path: Path) -> None:
     (source / "day/labels/train/roma/roma_b.json").unlink()
     listing = list_samples("ecp", source, "day_train")
     assert [sample.key for sample in listing.samples] == ["ecp/day_train/roma/roma_c"]
-    assert listing.missing == ("day/img/train/roma/roma_a.png", "day/labels/train/roma/roma_b.json")
-    assert listing.found["images"] == 3
+    assert listing.faulty == (
+        FaultySample("ecp/day_train/roma/roma_a", "day/img/train/roma/roma_a.png"),
+        FaultySample("ecp/day_train/roma/roma_b", "day/labels/train/roma/roma_b.json"),
+    )
+    assert listing.found["images"] == 1
+    assert listing.total == 3
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
         ("{", "not valid JSON"),
-        (b"\x89PNG\xff", "not UTF-8"),
+        (b"\x89PNG\xff", "codec can't decode"),
         ('{"identity": "seqlist", "children": []}', "no object with identity 'frame'"),
         ('{"identity": "frame", "children": [{}]}', "not a frame as ECP labels it"),
         ('{"identity": "frame", "children": [7]}', "not a frame as ECP labels it"),
         ('{"identity": "frame", "children": []}', "'imagewidth'"),
     ],
 )
-def test_ecp_names_the_bad_label_file(tmp_path: Path, content: bytes | str, complaint: str) -> None:
-    source = ecp(tmp_path, a=ecp_frame(PEDESTRIAN))
+def test_ecp_a_damaged_label_file_costs_one_sample(
+    tmp_path: Path, content: bytes | str, complaint: str
+) -> None:
+    source = ecp(tmp_path, a=ecp_frame(PEDESTRIAN), b=ecp_frame(PEDESTRIAN))
     write_file(source / "day/labels/train/roma/roma_a.json", content)
-    with pytest.raises(UserError, match=complaint) as caught:
-        list_samples("ecp", source, "day_train")
-    assert "roma_a.json" in str(caught.value)
+    listing = list_samples("ecp", source, "day_train")
+    (faulty,) = listing.faulty
+    assert faulty.key == "ecp/day_train/roma/roma_a"
+    assert faulty.origin == "day/labels/train/roma/roma_a.json"
+    assert faulty.reason.startswith("damaged label file: ")
+    assert complaint in faulty.reason
+    assert str(tmp_path) not in faulty.reason
+    assert listing.found["images"] == len(listing.samples) == 1
 
 
 def test_ecp_says_which_archive_is_not_unpacked(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def picture_bytes(width: int = 40, height: int = 80, kind: str = "JPEG") -> byte
 
 def annotation(*persons: Person) -> Annotation:
     return Annotation(
+        version=1,
         key="crowdhuman/train/273271,1a0d",
         dataset="crowdhuman",
         domain="crowdhuman",

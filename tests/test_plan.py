@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from sharding.canvas import CanvasConfig
-from sharding.datasets.base import Listing
+from sharding.datasets.base import FaultySample, Listing
 from sharding.plan import Plan, PlanConfig, PlannedSample, differences, make_plan
 
 
@@ -97,16 +97,24 @@ def test_a_larger_subset_holds_the_smaller_one_and_the_rest_is_counted() -> None
     assert plan(crops, subset=10).excluded == {"too dull": 3, "outside of the subset of 10": 40}
 
 
-def test_missing_samples_are_planned_and_repeated_keys_counted() -> None:
+def test_faulty_samples_are_planned_and_repeated_keys_counted() -> None:
     scenes = fake_scenes(4)
-    scenes.missing = ("Images/lost,one.jpg",)
+    scenes.faulty = (FaultySample("fake/train/lost", "Images/lost.jpg", "lost at sea"),)
     scenes.samples.append(scenes.samples[0])
     made = plan(scenes)
-    (lost,) = [sample for sample in planned(made) if sample.missing]
-    assert lost.source.origin == "Images/lost,one.jpg"
-    assert lost.source.key == "fake/train/Images/lost,one"
+    (lost,) = [sample for sample in planned(made) if sample.fault]
+    assert (lost.source.key, lost.source.origin) == ("fake/train/lost", "Images/lost.jpg")
+    assert lost.fault == "lost at sea"
     assert made.samples == 5
     assert made.excluded["repeated key"] == 1
+    assert made.source_samples == made.samples + sum(made.excluded.values())
+
+
+def test_a_subset_does_not_depend_on_which_files_are_there() -> None:
+    crops = fake_crops(50, 5)
+    lost = tuple(FaultySample(sample.key, sample.origin) for sample in crops.samples[:25])
+    half = replace(crops, samples=crops.samples[25:], faulty=lost)
+    assert set(keys(plan(half, subset=10))) == set(keys(plan(crops, subset=10)))
 
 
 def test_hash_covers_what_decides_bytes_and_nothing_else() -> None:
@@ -126,6 +134,7 @@ def test_hash_covers_what_decides_bytes_and_nothing_else() -> None:
     elsewhere = [replace(sample, locator="moved/" + sample.locator) for sample in crops.samples]
     assert plan(replace(crops, samples=elsewhere)).hash == base.hash
     assert plan(scenes, canvas=CanvasConfig(quality=80)).hash == plan(scenes).hash
+    assert plan(crops, max_missing=1).hash == base.hash
 
 
 def test_the_difference_of_two_plans_is_named() -> None:
@@ -142,4 +151,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="group"):
         plan(fake_scenes(3), group=2)
     with pytest.raises(UserError, match="no sample"):
-        make_plan(fake_scenes(0), "train", Listing([]), PlanConfig())
+        make_plan(fake_scenes(0), "train", Listing([], 0), PlanConfig())
+    gone = Listing([], 1, faulty=(FaultySample("fake/train/gone", "gone"),))
+    with pytest.raises(UserError, match="no sample"):
+        make_plan(fake_scenes(0), "train", gone, PlanConfig())

@@ -84,8 +84,26 @@ def test_msmt17_counts_repeated_and_missing_images(tmp_path: Path) -> None:
     write_file(source / "list_val.txt", MSMT17_LISTS["train"][0])
     listing = list_samples("msmt17", source, "train_val")
     assert len(listing.samples) == 1
-    assert listing.missing == (f"train/{path}",)
+    assert [faulty.origin for faulty in listing.faulty] == [f"train/{path}"]
     assert listing.excluded == {"listed twice": 1}
+    assert listing.found == {"images": 1, "identities": 1}
+    assert listing.total == 3
+
+
+def test_msmt17_a_key_does_not_depend_on_the_file_being_there(tmp_path: Path) -> None:
+    source = msmt17(tmp_path)
+    whole = list_samples("msmt17", source, "train")
+    (source / "train" / MSMT17_LISTS["train"][1].split()[0]).unlink()
+    (faulty,) = list_samples("msmt17", source, "train").faulty
+    assert faulty.key == whole.samples[1].key
+    assert faulty.origin == whole.samples[1].origin
+
+
+def test_msmt17_skips_blank_lines(tmp_path: Path) -> None:
+    source = msmt17(tmp_path)
+    lists = source / "list_train.txt"
+    lists.write_text(lists.read_text().replace("\n", "\n\n"))
+    assert len(list_samples("msmt17", source, "train").samples) == 2
 
 
 def test_msmt17_does_not_leave_its_folder(tmp_path: Path) -> None:
@@ -93,7 +111,8 @@ def test_msmt17_does_not_leave_its_folder(tmp_path: Path) -> None:
     write_file(tmp_path / "0000_000_01_0303morning_0015_0.jpg", b"secret")
     escape = "../../0000_000_01_0303morning_0015_0.jpg"
     write_file(source / "list_train.txt", f"{escape} 0\n")
-    assert list_samples("msmt17", source, "train").missing == (f"train/{escape}",)
+    (faulty,) = list_samples("msmt17", source, "train").faulty
+    assert faulty.origin == f"train/{escape}"
 
 
 def test_msmt17_bad_input(tmp_path: Path) -> None:
@@ -213,8 +232,11 @@ def test_cuhk03_empty_and_absent_cells_are_missing(tmp_path: Path, name: str) ->
     release.configure("labeled", names=(name, *release.names[1:]))
     listing = list_samples("cuhk03", release.source, "labelled_train")
     pair, row = int(name[0]), int(name[2:5])
-    assert listing.missing == (f"cuhk-03.mat:labeled/{pair}/{row}/1",)
+    (faulty,) = listing.faulty
+    assert faulty.key == f"cuhk03/labelled_train/{name.removesuffix('.png')}"
+    assert faulty.origin == f"cuhk-03.mat:labeled/{pair}/{row}/1"
     assert len(listing.samples) == 1
+    assert listing.found == {"images": 1, "identities": 1}
 
 
 @pytest.mark.parametrize(
@@ -309,8 +331,11 @@ def test_luperson_keys_file_decides_what_is_an_image(tmp_path: Path) -> None:
     source = luperson(tmp_path, [*NAMES[:1], NAMES[0], "99_99_9999_99999999", ""])
     listing = list_samples("luperson", source, "train")
     assert [sample.origin for sample in listing.samples] == NAMES[:1]
-    assert listing.missing == ("", "99_99_9999_99999999")
+    assert [faulty.origin for faulty in listing.faulty] == ["", "99_99_9999_99999999"]
+    assert listing.faulty[1].key == "luperson/train/99_99_9999_99999999"
     assert listing.excluded == {"not named in keys.pkl": 2}
+    assert listing.found["images"] == 1
+    assert listing.total == 5
 
 
 def test_luperson_given_the_database_folder_reads_the_keys_beside_it(tmp_path: Path) -> None:
@@ -363,11 +388,11 @@ def test_luperson_refuses_keys_that_are_none(tmp_path: Path, keys: object) -> No
 
 
 def test_luperson_bad_databases(tmp_path: Path) -> None:
-    big = luperson(tmp_path / "cut", records={b"%04d" % i: b"x" * 100_000 for i in range(40)})
-    data = big / "lmdb" / "data.mdb"
-    data.write_bytes(data.read_bytes()[: 1 << 20])
-    with pytest.raises(UserError, match=r"data\.mdb has 1048576 bytes and needs"):
-        list_samples("luperson", big, "train")
+    cut = luperson(tmp_path / "cut", records={b"%04d" % i: b"x" * 10_000 for i in range(40)})
+    data = cut / "lmdb" / "data.mdb"
+    data.write_bytes(data.read_bytes()[: data.stat().st_size * 9 // 10])
+    with pytest.raises(UserError, match=r"data\.mdb has \d+ bytes and needs"):
+        list_samples("luperson", cut, "train")
     write_file(tmp_path / "page" / "lmdb" / "data.mdb", b"<html>")
     with pytest.raises(UserError, match="cannot be opened as an LMDB"):
         list_samples("luperson", tmp_path / "page", "train")

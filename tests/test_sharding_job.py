@@ -20,9 +20,10 @@ from pipeline.errors import UserError, run_command
 from pipeline.shards import MANIFEST, QUARANTINE, Manifest, ShardSet, sha256
 from pipeline.store import Location
 from sharding.__main__ import main
-from sharding.job import ShardsFailed, prepare, ray_session, write_set, write_sets
+from sharding.job import ShardsFailed, ray_session, write_set, write_sets
 from sharding.miniature import TruthImage
 from sharding.plan import PlanConfig
+from sharding.prepare import prepare
 from sharding.recipe import SetRequest, load_recipe, make_request, parse_settings
 from sharding.verify import verify
 
@@ -103,6 +104,7 @@ def test_accounting_adds_up_and_verify_agrees(undisturbed: tuple[Path, Manifest]
     found = {check.what: check.found for check in manifest.counts}
     assert manifest.quarantined == 1  # the miniature's truncated crop
     assert manifest.samples + manifest.quarantined == found["images"] == 25
+    assert manifest.source_samples == 25
     assert len(manifest.identities) == found["identities"] == 5
     (bad,) = pq.read_table(out / QUARANTINE).to_pylist()
     assert bad["reason"] == "truncated JPEG"
@@ -267,9 +269,11 @@ def test_verify_finds_damage_and_says_where(
 
 def test_verify_recounts_what_the_manifest_claims(damaged: Path) -> None:
     manifest = ShardSet(str(damaged)).manifest
-    claimed = manifest.model_copy(update={"persons": manifest.persons + 1})
-    (damaged / MANIFEST).write_bytes(claimed.to_json())
-    assert any("persons" in problem for problem in verify(str(damaged)).problems)
+    for name, complaint in (("persons", "persons is not"), ("source_samples", "26 samples in the")):
+        claimed = manifest.model_copy(update={name: getattr(manifest, name) + 1})
+        (damaged / MANIFEST).write_bytes(claimed.to_json())
+        (problem,) = verify(str(damaged)).problems
+        assert complaint in problem
 
 
 def test_a_recipe_writes_all_its_sets_to_an_object_store(

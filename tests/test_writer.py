@@ -15,6 +15,7 @@ from pipeline import store
 from pipeline.annotation import Annotation
 from pipeline.shards import INDEX_SCHEMA, index_name, sha256, tar_name
 from sharding.canvas import CanvasConfig
+from sharding.datasets.base import FaultySample
 from sharding.plan import PlanConfig, make_plan
 from sharding.tar import ustar_header
 from sharding.writer import ShardJob, ShardResult, write_shard
@@ -75,6 +76,15 @@ def test_scenes_pass_through_and_the_index_says_where_they_lie(tmp_path: Path) -
         assert (annotation.source, annotation.task) == (row["origin"], "detection")
 
 
+def test_an_annotation_names_its_version(tmp_path: Path) -> None:
+    write_shard(job(fake_scenes(1), tmp_path / "out"))
+    (sample,) = read_stock(tmp_path / "out")
+    record = json.loads(sample["json"])
+    assert record.pop("version") == 1
+    with pytest.raises(ValueError, match="version"):
+        Annotation.from_json(json.dumps(record).encode())
+
+
 def test_variants_hold_the_same_crops_in_other_places(tmp_path: Path) -> None:
     crops = fake_crops(6, 2)
     write_shard(job(crops, tmp_path / "out", group=2))
@@ -122,15 +132,19 @@ def test_bad_samples_are_quarantined_with_reason_and_origin(tmp_path: Path) -> N
     scenes.images["0001"] = b"<html>not found</html>"
     scenes.images["0002"] = jpeg(50, 80)
     scenes.images["0003"] = jpeg(48, 80, 3)[:-300] + b"\xff\xd9"
-    scenes.missing = ("0099",)
-    assert write_shard(job(scenes, tmp_path / "out")) == ShardResult("000000", 3, 5)
+    scenes.faulty = (
+        FaultySample("fake/train/0098", "0098.json", "damaged label file"),
+        FaultySample("fake/train/0099", "0099"),
+    )
+    assert write_shard(job(scenes, tmp_path / "out")) == ShardResult("000000", 3, 6)
     reasons = {row["origin"]: row["reason"] for row in rows(tmp_path / "out") if row["reason"]}
     assert reasons["0000"] == "truncated JPEG"
     assert "neither JPEG nor PNG" in reasons["0001"]
     assert reasons["0002"] == "annotated as 80x48, is 80x50"
     assert "JPEG" in reasons["0003"]
+    assert reasons["0098.json"] == "damaged label file"
     assert reasons["0099"] == "missing from the source"
-    assert len(rows(tmp_path / "out")) == 8
+    assert len(rows(tmp_path / "out")) == 9
     assert {sample["__key__"][-4:] for sample in read_stock(tmp_path / "out")} == {
         "0004",
         "0005",

@@ -1,6 +1,6 @@
 """What an adapter is: it lists a native release as unified records and reads one sample's bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,8 @@ from pipeline.annotation import Person, Task
 
 WHOLE_CROP = (0.0, 0.0, 0.0, 0.0)
 """Box of the person of a re-ID crop: all of it. The canvas turns it into a real box."""
+
+MISSING = "missing from the source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,17 @@ class SourceSample:
     extra: dict[str, JsonValue] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class FaultySample:
+    """A sample that its release names and does not hold: quarantined, and the job goes on."""
+
+    key: str
+    """The one that it would have if it could be read."""
+    origin: str
+    reason: str = MISSING
+    """The same words wherever the source lies: no path above it."""
+
+
 @dataclass(frozen=True)
 class Published:
     """A figure that the release's authors or users published, and how far it was checked."""
@@ -45,15 +58,20 @@ class Published:
 
 @dataclass(frozen=True)
 class Listing:
-    """All samples of one split, and what was left out on purpose."""
+    """All samples of one split, what is wrong with it, and what was left out on purpose."""
 
     samples: list[SourceSample]
+    total: int
+    """Samples that the release names, counted before any was sorted out."""
     excluded: dict[str, int] = field(default_factory=dict)
     """Source samples left out, by rule (`no pedestrian`: 12)."""
-    missing: tuple[str, ...] = ()
-    """Origins that the annotation names but the source lacks: quarantined, the job goes on."""
+    faulty: tuple[FaultySample, ...] = ()
     found: dict[str, int] = field(default_factory=dict)
-    """What the split really holds, under the names of `Published.what`, and counted oddities beside."""
+    """What the split really holds, faulty samples not counted, under the names of `Published.what`."""
+
+
+def count_identities(crops: Iterable[SourceSample]) -> int:
+    return len({person.identity for crop in crops for person in crop.persons})
 
 
 class Adapter(Protocol):

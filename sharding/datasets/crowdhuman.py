@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pipeline.annotation import Box, Person, Task, sample_key
 from pipeline.errors import UserError
 from sharding.datasets import folder
-from sharding.datasets.base import Listing, Published, SourceSample
+from sharding.datasets.base import FaultySample, Listing, Published, SourceSample
 from sharding.datasets.boxes import count_boxes, has_area, keep_dropped
 
 EXPECTED = (
@@ -48,11 +48,11 @@ class CrowdHuman:
         annotation = folder.require(source / root / odgt, f"Expected {EXPECTED}.")
         images = _find_images(source, root)
         samples: list[SourceSample] = []
-        missing: list[str] = []
+        faulty: list[FaultySample] = []
         seen: dict[str, int] = {}
         for number, line in folder.text_lines(annotation):
             where = f"{annotation}, line {number}"
-            record = folder.parse_object(line, where)
+            record = _parse(line, where)
             name = f"{_member(record, 'ID', str, where)}.jpg"
             first = seen.setdefault(name, number)
             if first != number:
@@ -60,10 +60,9 @@ class CrowdHuman:
             if name in images:
                 samples.append(_sample(record, name, split, images[name], where))
             else:
-                missing.append(f"Images/{name}")
-        return Listing(
-            samples, missing=tuple(missing), found={"images": len(seen), **count_boxes(samples)}
-        )
+                faulty.append(FaultySample(_key(split, name), f"Images/{name}"))
+        found = {"images": len(samples), **count_boxes(samples)}
+        return Listing(samples, len(seen), faulty=tuple(faulty), found=found)
 
     def read(self, source: Path, locator: str) -> bytes:
         return (source / locator).read_bytes()
@@ -85,6 +84,17 @@ def _find_images(source: Path, root: str) -> dict[str, tuple[str, int]]:
     return found
 
 
+def _parse(line: str, where: str) -> dict[str, Any]:
+    try:
+        return folder.parse_object(line)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; the file was cut or edited.") from error
+
+
+def _key(split: str, name: str) -> str:
+    return sample_key("crowdhuman", split, name)
+
+
 def _sample(
     record: dict[str, Any], name: str, split: str, image: tuple[str, int], where: str
 ) -> SourceSample:
@@ -99,7 +109,7 @@ def _sample(
     extra = {key: value for key, value in record.items() if key not in ("ID", "gtboxes")}
     locator, size = image
     return SourceSample(
-        key=sample_key("crowdhuman", split, name),
+        key=_key(split, name),
         locator=locator,
         origin=f"Images/{name}",
         size_bytes=size,

@@ -14,7 +14,14 @@ from scipy.io import loadmat
 from pipeline.annotation import Person, Task, sample_key
 from pipeline.errors import UserError
 from sharding.datasets import folder
-from sharding.datasets.base import WHOLE_CROP, Listing, Published, SourceSample
+from sharding.datasets.base import (
+    WHOLE_CROP,
+    FaultySample,
+    Listing,
+    Published,
+    SourceSample,
+    count_identities,
+)
 from sharding.datasets.handles import once_per_process
 
 IMAGES = "cuhk-03.mat"
@@ -73,20 +80,17 @@ class Cuhk03:
         release = (source / root).absolute()
         shapes = _Cells(_open(source / root / IMAGES), variant, source / root / IMAGES)
         samples: list[SourceSample] = []
-        missing: list[str] = []
+        faulty: list[FaultySample] = []
         entries = _read_config(_find_config(release, variant), partition)
         for entry in entries:
             shape = shapes.shape(entry)
             if shape is None:
-                missing.append(f"{IMAGES}:{entry.cell(variant)}")
+                origin = f"{IMAGES}:{entry.cell(variant)}"
+                faulty.append(FaultySample(_key(split, entry), origin))
             else:
                 samples.append(_sample(entry, shape, split, variant, f"{root}{IMAGES}"))
-        identities = len({entry.identity for entry in entries})
-        return Listing(
-            samples,
-            missing=tuple(missing),
-            found={"images": len(entries), "identities": identities},
-        )
+        found = {"images": len(samples), "identities": count_identities(samples)}
+        return Listing(samples, len(entries), faulty=tuple(faulty), found=found)
 
     def read(self, source: Path, locator: str) -> bytes:
         """The crop as PNG, equal to the stored pixels."""
@@ -213,6 +217,10 @@ def _entry(row: tuple[Any, int, int], path: Path) -> _Entry:
     return _Entry(name, pair, person, view, column, row[1])
 
 
+def _key(split: str, entry: _Entry) -> str:
+    return sample_key("cuhk03", split, entry.name)
+
+
 def _sample(
     entry: _Entry, shape: tuple[int, ...], split: str, variant: str, file: str
 ) -> SourceSample:
@@ -224,7 +232,7 @@ def _sample(
         extra={"pair": entry.pair, "view": entry.view},
     )
     return SourceSample(
-        key=sample_key("cuhk03", split, entry.name),
+        key=_key(split, entry),
         locator=f"{file}:{cell}",
         origin=f"{IMAGES}:{cell}",
         size_bytes=int(np.prod(shape)),

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.annotation import Box, Person, Task, sample_key
 from pipeline.errors import UserError
 from sharding.datasets import folder
-from sharding.datasets.base import Listing, Published, SourceSample
+from sharding.datasets.base import FaultySample, Listing, Published, SourceSample
 from sharding.datasets.boxes import count_boxes, has_area, keep_dropped
 
 VEHICLES = frozenset(("bicycle", "buggy", "motorbike", "scooter", "tricycle", "wheelchair"))
@@ -70,53 +70,63 @@ def _list(
     """`names` are of label files: `city/city_00000.json`."""
     time, part = split.split("_")
     samples: list[SourceSample] = []
-    missing: list[str] = []
-    for name in names:
-        image = f"{name.removesuffix('.json')}.png"
-        if image in sizes:
-            frame = _frame(labels / name)
-            samples.append(_sample(frame, image, split, images, sizes[image], labels / name))
+    faulty: list[FaultySample] = []
+    labelled = {f"{name.removesuffix('.json')}.png": name for name in names}
+    frames = sorted(labelled.keys() | sizes.keys())
+    for image in frames:
+        key, label = _key(split, image), f"{time}/labels/{part}/{image.removesuffix('.png')}.json"
+        if image not in sizes:
+            faulty.append(FaultySample(key, f"{time}/img/{part}/{image}"))
+        elif image not in labelled:
+            faulty.append(FaultySample(key, label))
         else:
-            missing.append(f"{time}/img/{part}/{image}")
-    unlabelled = sizes.keys() - {f"{name.removesuffix('.json')}.png" for name in names}
-    missing += (
-        f"{time}/labels/{part}/{image.removesuffix('.png')}.json" for image in sorted(unlabelled)
-    )
+            try:
+                frame = _frame(labels / labelled[image])
+                samples.append(_sample(frame, image, split, images, sizes[image]))
+            except ValueError as error:
+                faulty.append(FaultySample(key, label, f"damaged label file: {error}"))
     kept = [sample for sample in samples if any(not person.ignore for person in sample.persons)]
     return Listing(
         kept,
+        len(frames),
         excluded={NO_PEDESTRIAN: len(samples) - len(kept)},
-        missing=tuple(missing),
+        faulty=tuple(faulty),
         found={
-            "images": len(samples) + len(missing),
+            "images": len(samples),
             "images with pedestrians": len(kept),
             **count_boxes(samples),
         },
     )
 
 
+def _key(split: str, image: str) -> str:
+    return sample_key("ecp", split, image)
+
+
 def _frame(path: Path) -> dict[str, Any]:
-    """The frame of a label file, out of any `@converter` or `seqlist` levels around it."""
-    node: Any = folder.parse_object(folder.read_text(path), str(path))
+    """The frame of a label file, out of any `@converter` or `seqlist` levels around it.
+
+    Raises ValueError if there is none.
+    """
+    node: Any = folder.parse_object(path.read_text(encoding="utf-8-sig"))
     while isinstance(node, dict) and node.get("identity") != "frame":
         node = node.get("children")
         if isinstance(node, list):
             node = node[0] if len(node) == 1 else None
     if not isinstance(node, dict):
-        raise UserError(f"{path}: holds no object with identity 'frame'; not an ECP label file.")
+        raise ValueError("holds no object with identity 'frame'")
     return node
 
 
-def _sample(
-    frame: dict[str, Any], image: str, split: str, images: str, size: int, path: Path
-) -> SourceSample:
+def _sample(frame: dict[str, Any], image: str, split: str, images: str, size: int) -> SourceSample:
+    """Raises ValueError if `frame` is not one as ECP labels them."""
     time, part = split.split("_")
     dropped: list[Any] = []
     try:
         persons, others = _collect(frame["children"], dropped)
         extra = {key: frame[key] for key in frame if key not in _FRAME_MEMBERS}
         return SourceSample(
-            key=sample_key("ecp", split, image),
+            key=_key(split, image),
             locator=f"{images}/{image}",
             origin=f"{time}/img/{part}/{image}",
             size_bytes=size,
@@ -126,9 +136,8 @@ def _sample(
             extra=extra | ({"other_objects": others} if others else {}) | keep_dropped(dropped),
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{path}: not a frame as ECP labels it ({type(error).__name__}: {error})."
-        ) from error
+        what = str(error).splitlines()[0] if str(error) else "no more is known"
+        raise ValueError(f"not a frame as ECP labels it ({type(error).__name__}: {what})") from None
 
 
 _FRAME_MEMBERS = ("identity", "imagewidth", "imageheight", "tags", "children")

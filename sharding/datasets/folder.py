@@ -69,36 +69,31 @@ def _scan(folder: str, depth: int, suffix: str, prefix: str) -> Iterator[tuple[s
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines (from 1) of a UTF-8 file, stripped. Raises UserError if it is empty or not text."""
-    number = 0
+    """Lines of a UTF-8 file that are not blank, stripped, with their numbers from 1.
+
+    Raises UserError if there is none, or it is not text.
+    """
+    number, empty = 0, True
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
-                yield number, line.strip()
+                if text := line.strip():
+                    empty = False
+                    yield number, text
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}, near line {number + 1}: not UTF-8 text ({error.reason})."
         ) from error
-    if not number:
+    if empty:
         raise UserError(f"{path} is empty; copy it again from the release.")
 
 
-def read_text(path: Path) -> str:
-    """Raises UserError naming `path` if it is not UTF-8 text."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}).") from error
-
-
-def parse_object(text: str, where: str) -> dict[str, Any]:
-    """A JSON object. Raises UserError naming `where`."""
+def parse_object(text: str) -> dict[str, Any]:
+    """A JSON object. Raises ValueError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{where}: not valid JSON ({error}); the file was cut or edited."
-        ) from error
+        raise ValueError(f"not valid JSON ({error})") from error
     if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object, found {type(value).__name__}.")
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     return value

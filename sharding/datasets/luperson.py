@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from pipeline.annotation import Person, Task, sample_key
 from pipeline.errors import UserError
 from sharding.datasets import folder
-from sharding.datasets.base import WHOLE_CROP, Listing, Published, SourceSample
+from sharding.datasets.base import WHOLE_CROP, FaultySample, Listing, Published, SourceSample
 from sharding.datasets.handles import once_per_process
 from sharding.datasets.plain_pickle import read_plain
 
@@ -22,8 +22,6 @@ KEY = re.compile(r"(\d+)_(\d+)_(\d+)_\d+")
 SPLITS: Mapping[str, tuple[Published, ...]] = {"train": (Published("images", 4_180_243, "S"),)}
 NAME_CODING = "latin-1"
 """Keys are ASCII. Should a copy's not be, this maps every byte to a character and back."""
-UNWRITTEN_BYTES = 1 << 20
-"""LMDB may leave the last pages unwritten if the last transaction freed them."""
 SOMEBODY = Person(box=WHOLE_CROP)
 """One record serves all four million crops: nothing is known about any of them."""
 
@@ -52,22 +50,22 @@ class LuPerson:
         environment = _open(source / database)
         names = sorted(set(_read_keys(key_file))) if key_file else None
         samples: list[SourceSample] = []
-        missing: list[str] = []
+        faulty: list[FaultySample] = []
         videos: dict[tuple[str, ...], dict[str, JsonValue]] = {}
         for name, size in _sizes(environment, names):
             if size is None:
-                missing.append(name.decode(NAME_CODING))
+                text = name.decode(NAME_CODING)
+                faulty.append(FaultySample(sample_key("luperson", split, text), text))
             else:
                 samples.append(_sample(name, size, split, database, videos))
-        unnamed = environment.stat()["entries"] - len(samples)
+        records = environment.stat()["entries"]
+        unnamed = records - len(samples)
         return Listing(
             samples,
+            records + len(faulty),
             excluded={"not named in keys.pkl": unnamed} if unnamed else {},
-            missing=tuple(missing),
-            found={
-                "images": len(samples) + len(missing),
-                "videos": sum(1 for video in videos if video),
-            },
+            faulty=tuple(faulty),
+            found={"images": len(samples), "videos": sum(1 for video in videos if video)},
         )
 
     def read(self, source: Path, locator: str) -> bytes:
@@ -96,7 +94,7 @@ def _open(path: Path) -> lmdb.Environment:
             f"{file}: cannot be opened as an LMDB ({error}); expected {EXPECTED}."
         ) from error
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if file.stat().st_size < needed - UNWRITTEN_BYTES:
+    if file.stat().st_size < needed:
         environment.close()
         raise UserError(
             f"{file} has {file.stat().st_size} bytes and needs {needed}: copy or unpack it again."

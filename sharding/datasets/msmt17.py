@@ -7,7 +7,14 @@ from typing import NamedTuple
 from pipeline.annotation import Person, Task, sample_key
 from pipeline.errors import UserError
 from sharding.datasets import folder
-from sharding.datasets.base import WHOLE_CROP, Listing, Published, SourceSample
+from sharding.datasets.base import (
+    WHOLE_CROP,
+    FaultySample,
+    Listing,
+    Published,
+    SourceSample,
+    count_identities,
+)
 
 EXPECTED = (
     "the folder MSMT17_V1/ (or MSMT17_V2/) with train/ and test/ (mask_train_v2/ and mask_test_v2/) "
@@ -105,7 +112,7 @@ def _list(
     entries: list[_Entry], sizes: dict[str, int], split: str, half: str, images: str
 ) -> Listing:
     samples: list[SourceSample] = []
-    missing: list[str] = []
+    faulty: list[FaultySample] = []
     seen: set[str] = set()
     repeated = 0
     for entry in entries:
@@ -114,14 +121,19 @@ def _list(
         elif entry.path in sizes:
             samples.append(_sample(entry, sizes[entry.path], split, half, images))
         else:
-            missing.append(f"{half}/{entry.path}")
+            faulty.append(FaultySample(_key(split, entry), f"{half}/{entry.path}"))
         seen.add(entry.path)
     return Listing(
         samples,
+        len(entries),
         excluded={"listed twice": repeated} if repeated else {},
-        missing=tuple(missing),
-        found={"images": len(entries), "identities": len({entry.identity for entry in entries})},
+        faulty=tuple(faulty),
+        found={"images": len(samples), "identities": count_identities(samples)},
     )
+
+
+def _key(split: str, entry: _Entry) -> str:
+    return sample_key("msmt17", split, entry.path)
 
 
 def _sample(entry: _Entry, size: int, split: str, half: str, images: str) -> SourceSample:
@@ -134,7 +146,7 @@ def _sample(entry: _Entry, size: int, split: str, half: str, images: str) -> Sou
         extra={"date": date, "index": index, "track": track, "number": number},
     )
     return SourceSample(
-        key=sample_key("msmt17", split, entry.path),
+        key=_key(split, entry),
         locator=f"{images}/{entry.path}",
         origin=f"{half}/{entry.path}",
         size_bytes=size,

@@ -31,6 +31,9 @@ def write(root: Path, config: MiniatureConfig) -> list[TruthImage]:
         if dataset not in WRITERS:
             raise UserError(f"no miniature of `{dataset}`; there are {', '.join(WRITERS)}.")
         folder = root / dataset
+        nearest = next(p for p in (folder, *folder.parents) if p.exists())
+        if not nearest.is_dir():
+            raise UserError(f"{nearest} is a file; name a folder for the releases.")
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; name another folder, or remove it first.")
     unfinished = root / UNFINISHED

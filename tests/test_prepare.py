@@ -1,0 +1,168 @@
+"""Half-unpacked sources, colliding outputs and unusable destinations are refused before a byte is written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pytest
+from fakes import FakeAdapter, fake_scenes
+
+from pipeline.errors import UserError
+from pipeline.store import Location
+from sharding.__main__ import main
+from sharding.datasets.base import FaultySample
+from sharding.output import check_destination, finish, quarantine_summary
+from sharding.plan import PlanConfig
+from sharding.prepare import PreparedSet, prepare, prepare_sets
+from sharding.recipe import SetRequest, make_request
+from sharding.summary import plan_lines, written_lines
+from sharding.writer import ShardJob, write_shard
+
+
+def request(adapter: FakeAdapter, out: Path, **settings: object) -> SetRequest:
+    return SetRequest(adapter, out.parent, "train", str(out), PlanConfig(**settings))
+
+
+def scenes_without(lost: int, count: int = 20) -> FakeAdapter:
+    scenes = fake_scenes(count)
+    faulty = tuple(FaultySample(s.key, s.origin) for s in scenes.samples[:lost])
+    return replace(scenes, samples=scenes.samples[lost:], faulty=faulty)
+
+
+@pytest.mark.parametrize("lost", [1, 12, 20])
+def test_a_half_unpacked_release_is_refused(tmp_path: Path, lost: int) -> None:
+    with pytest.raises(UserError, match=rf"^{lost} of 20 .*0000 for one \(missing.*max_missing=1"):
+        prepare(request(scenes_without(lost), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_few_missing_images_are_quarantined_and_more_if_the_user_says_so(tmp_path: Path) -> None:
+    few = prepare(request(scenes_without(1, 100), tmp_path / "out"))
+    assert few.plan.samples == 100
+    more = prepare(request(scenes_without(12), tmp_path / "out", max_missing=1))
+    assert "missing or damaged: 12, such as 0000" in "\n".join(plan_lines(more))
+    with pytest.raises(UserError, match="no sample to write"):
+        prepare(request(scenes_without(20), tmp_path / "out", max_missing=1))
+
+
+def test_two_sets_of_one_output_are_refused(tmp_path: Path) -> None:
+    first = request(fake_scenes(2), tmp_path / "out")
+    second = replace(first, source=tmp_path / "elsewhere", out=first.out + "/")
+    with pytest.raises(UserError, match=f"from {tmp_path} and .*elsewhere would both be written"):
+        prepare_sets([first, second])
+    prepare_sets([first, replace(second, out=first.out + "2")])
+
+
+def test_a_split_named_twice_is_refused(miniature: tuple[Path, object], tmp_path: Path) -> None:
+    split = ["--split", "train", "--split", "train", "--out", str(tmp_path / "out")]
+    source = str(miniature[0] / "crowdhuman")
+    with pytest.raises(UserError, match="would both be written"):
+        main(["write", "--dataset", "crowdhuman", "--source", source, *split, "--dry-run"])
+
+
+class Store:
+    """A store's client whose look at the bucket ends in `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def exists(self, path: str) -> bool:
+        return False
+
+    def info(self, path: str) -> dict[str, object]:
+        assert path == "bucket"
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "complaint"),
+    [
+        (FileNotFoundError("bucket"), "there is no bucket 'bucket'. Create it first"),
+        (PermissionError("Forbidden"), r"not allowed to use the bucket 'bucket' \(Forbidden\)"),
+        (ConnectionError("no route"), "cannot reach s3://bucket/x: ConnectionError: no route"),
+    ],
+)
+def test_a_bucket_that_cannot_be_used_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, complaint: str
+) -> None:
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: (Store(error), "bucket/x"))
+    with pytest.raises(UserError, match=complaint):
+        check_destination(Location("s3://bucket/x"))
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("s3://", "names no bucket"),
+        ("s3:///shards", "names no bucket"),
+        ("memory://shards", "processes of their own"),
+    ],
+)
+def test_destinations_that_no_worker_can_write_to(url: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        check_destination(Location(url))
+
+
+def test_a_source_in_a_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"s3://bucket/x: a source is a local folder for now"):
+        make_request("msmt17", "s3://bucket/x", "train", str(tmp_path), PlanConfig())
+
+
+def test_dry_run_checks_what_a_run_checks_and_says_what_is_not_as_published(
+    miniature: tuple[Path, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dry_run(out: str) -> None:
+        source = str(miniature[0] / "ecp")
+        main(["write", "--dataset", "ecp", "--split", "day_train", "--source", source,
+              "--out", out, "--dry-run"])  # fmt: skip
+
+    dry_run(str(tmp_path / "out"))
+    printed = capsys.readouterr().out
+    assert "!! ecp day_train is not the release as published: images 10 of 23,892 (R)" in printed
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="not a folder one may write to"):
+        dry_run(str(tmp_path / "file"))
+
+
+def write(prepared: PreparedSet) -> None:
+    """The job without Ray."""
+    one, plan = prepared.request, prepared.plan
+    for shard in plan.shards:
+        write_shard(
+            ShardJob(
+                one.adapter, one.source, one.split, shard, one.config, plan.variants, one.out,
+                plan.hash, plan.description(),
+            )
+        )  # fmt: skip
+
+
+def test_the_end_of_a_run_says_what_was_quarantined(tmp_path: Path) -> None:
+    scenes = scenes_without(3)
+    for damage, name in enumerate(("0005", "0006"), start=5):
+        scenes.images[name] = scenes.images[name][: damage * 40]
+    prepared = prepare(request(scenes, tmp_path / "out", max_missing=1))
+    write(prepared)
+    manifest = finish(Location(prepared.request.out), prepared.plan, scenes, prepared.listing)
+    assert manifest.source_samples == 20 + 3
+    line = written_lines(manifest, prepared.request.out)[-1]
+    assert line.startswith("fake train: 5 quarantined: 3 missing from the source, 2 truncated JPEG")
+    assert line.endswith(f"see {tmp_path}/out/quarantine.parquet")
+
+
+def test_a_set_without_samples_gets_no_manifest(tmp_path: Path) -> None:
+    scenes = fake_scenes(3)
+    scenes.images = dict.fromkeys(scenes.images, b"<html>")
+    prepared = prepare(request(scenes, tmp_path / "out"))
+    write(prepared)
+    with pytest.raises(UserError, match=r"not one sample could be used \(3 .*quarantine\.parquet"):
+        finish(Location(prepared.request.out), prepared.plan, scenes, prepared.listing)
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert quarantine_summary(Location(prepared.request.out)).startswith("3 ")
+
+
+@pytest.mark.parametrize("target", ["crowdhuman", "crowdhuman/deeper", "."])
+def test_a_miniature_onto_a_file_is_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "crowdhuman").write_text("mine")
+    with pytest.raises(UserError, match="crowdhuman is a file"):
+        main(["miniature", str(tmp_path / target)])
