@@ -40,16 +40,17 @@ def load_config(
         if section not in tree:
             raise UserError(f"{path} has no section `{section}:`.")
         tree = tree[section]
-    return parse_config(kind, tree, str(path))
+    return parse_config(kind, tree, str(path), section)
 
 
-def parse_config(kind: type[C], tree: Any, origin: str) -> C:
-    """Validates a plain tree; `origin` names it in the error."""
+def parse_config(kind: type[C], tree: Any, origin: str, section: str | None = None) -> C:
+    """Validates a plain tree; `origin` and the `section` that it was in name it in the error."""
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(kind, problem) for problem in error.errors()]
-        raise UserError(f"{origin}: " + "; ".join(lines) + ".") from None
+        problems = "; ".join(_explain(kind, problem, section) for problem in error.errors())
+        end = "" if problems.endswith("?") else "."
+        raise UserError(f"{origin}: {problems}{end}") from None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -58,6 +59,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         tree = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"no configuration file {path}.") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -86,8 +89,9 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: `{value}` is not a YAML value.") from None
 
 
-def _explain(kind: type[Config], problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"]) or "top level"
+def _explain(kind: type[Config], problem: Any, section: str | None) -> str:
+    parts = (section, *problem["loc"]) if section else problem["loc"]
+    where = ".".join(map(str, parts)) or "top level"
     if problem["type"] != "extra_forbidden":
         return f"`{where}`: {problem['msg']}"
     known = _fields_at(kind, problem["loc"][:-1])

@@ -1,0 +1,45 @@
+"""The reader of configuration: what is wrong in a file is said by file and key."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load_config, parse_config
+from pipeline.errors import UserError
+from pipeline.stream import StreamConfig
+
+
+def message_of(text: str, tmp_path: Path, section: str | None = "stream") -> str:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(StreamConfig, file, section=section)
+    return str(caught.value).removeprefix(f"{file}: ")
+
+
+def test_an_unknown_key_is_named_in_full(tmp_path: Path) -> None:
+    asked = "unknown key `stream.thread`, did you mean `threads`?"
+    assert message_of("stream: {thread: 3}", tmp_path) == asked
+    assert message_of("thread: 3", tmp_path, None) == asked.replace("stream.", "")
+    listed = message_of("stream: {views: {zzz: 3}}", tmp_path)
+    assert listed.startswith("unknown key `stream.views.zzz`, known here: ")
+    assert listed.endswith(".")
+
+
+def test_a_wrong_value_is_named_in_full(tmp_path: Path) -> None:
+    assert message_of("stream: {seed: x}", tmp_path).startswith("`stream.seed`: ")
+    both = message_of("stream: {seed: x, thread: 3}", tmp_path)
+    assert both.endswith("; unknown key `stream.thread`, did you mean `threads`?")
+    with pytest.raises(UserError, match=r"^somewhere: `seed`: .*[.]$"):
+        parse_config(StreamConfig, {"seed": "x"}, "somewhere")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^cannot read {tmp_path}: Is a directory[.]$"):
+        load_config(StreamConfig, tmp_path)
+    with pytest.raises(UserError, match=r"^no configuration file .*absent\.yaml[.]$"):
+        load_config(StreamConfig, tmp_path / "absent.yaml")
+    under_a_file = tmp_path / "file" / "run.yaml"
+    under_a_file.parent.write_text("")
+    with pytest.raises(UserError, match=r"cannot read .*: Not a directory"):
+        load_config(StreamConfig, under_a_file)
