@@ -15,7 +15,12 @@ import fsspec
 
 from pipeline.errors import UserError
 
-ALLOWED_SCHEMES = ("file", "s3", "gs", "az", "abfs", "webdav", "webdavs", "memory")
+DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+"""Object stores by scheme, and the package that fsspec reaches them through."""
+OPTIONS = {"s3": {"config_kwargs": {"response_checksum_validation": "when_required"}}}
+"""Some stores, rclone's among them, answer a range with the checksum of the whole file: the client would
+refuse it. Whole files have hashes of our own."""
+ALLOWED_SCHEMES = ("file", "memory", *DRIVERS)
 ATTEMPTS = 5
 FIRST_WAIT_S = 0.2
 FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -27,8 +32,9 @@ T = TypeVar("T")
 class Location:
     """A file or folder at `url`. Calls that fail for passing reasons are tried again with back-off.
 
-    Raises UserError on a scheme outside of the allow-list and on credentials inside the URL: those
-    belong into the store's standard credential chain.
+    Raises UserError on a scheme outside of the allow-list, on credentials inside the URL (those belong
+    into the store's standard credential chain) and on a store whose package is not installed; OSError
+    on whatever a store or its client complains about.
     """
 
     url: str
@@ -47,7 +53,14 @@ class Location:
 
     @cached_property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        return fsspec.core.url_to_fs(self.url)
+        scheme = urlsplit(self.url).scheme
+        try:
+            return fsspec.core.url_to_fs(self.url, **OPTIONS.get(scheme, {}))
+        except ImportError:
+            package = DRIVERS[scheme]
+            raise UserError(
+                f"{self.url}: {scheme}:// needs {package}: pip install {package}."
+            ) from None
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
@@ -64,18 +77,15 @@ class Location:
     def child(self, *names: str) -> "Location":
         return Location("/".join([self.url.rstrip("/"), *names]))
 
-    def exists(self) -> bool:
-        return retry(lambda: self.fs.exists(self.path))
-
     def size(self) -> int:
         """Bytes; raises FileNotFoundError."""
-        return int(retry(lambda: self.fs.size(self.path)))
+        return int(self._call(lambda: self.fs.size(self.path)))
 
     def read(self, start: int = 0, end: int | None = None) -> bytes:
         """Bytes [start, end) of the file; raises FileNotFoundError."""
         if start == 0 and end is None:
-            return retry(lambda: self.fs.cat_file(self.path))
-        return retry(lambda: self.fs.cat_file(self.path, start=start, end=end))
+            return self._call(lambda: self.fs.cat_file(self.path))
+        return self._call(lambda: self.fs.cat_file(self.path, start=start, end=end))
 
     def write(self, data: bytes) -> None:
         """Replaces the file as a whole: readers see the old bytes or the new, never a part."""
@@ -85,7 +95,7 @@ class Location:
                 file.write(data)
             self._publish_local(temporary)
         else:
-            retry(lambda: self.fs.pipe_file(self.path, data))
+            self._call(lambda: self.fs.pipe_file(self.path, data))
 
     def scratch(self) -> Path:
         """Name for a local file that is to be `upload`ed here, unique to this attempt."""
@@ -104,20 +114,25 @@ class Location:
                 os.remove(local_file)
             self._publish_local(temporary)
         else:
-            retry(lambda: self.fs.put_file(str(local_file), self.path))
+            self._call(lambda: self.fs.put_file(str(local_file), self.path))
             os.remove(local_file)
 
     def list_files(self) -> list[str]:
         """Relative names of all files below, sorted; none if there is no such folder."""
-        self.fs.invalidate_cache()
         try:
-            found = retry(lambda: self.fs.find(self.path))
+            found = self._call(self._find)
         except FileNotFoundError:
             return []
         return sorted(str(os.path.relpath(name, self.path)) for name in found)
 
-    def remove(self) -> None:
-        retry(lambda: self.fs.rm_file(self.path))
+    def _call(self, call: Callable[[], T]) -> T:
+        """`call` by `retry`. Clients of stores have errors of their own, which come out as OSError."""
+        return retry(call if self.is_local else lambda: _with_os_errors(call))
+
+    def _find(self) -> list[str]:
+        self.fs.invalidate_cache()
+        found: list[str] = self.fs.find(self.path)
+        return found
 
     def _temporary(self) -> Path:
         target = Path(self.path)
@@ -128,6 +143,16 @@ class Location:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, self.path)
+
+
+def _with_os_errors(call: Callable[[], T]) -> T:
+    """`call()`; whatever it raises of its own is raised as OSError, which Ray can also carry home."""
+    try:
+        return call()
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def retry(call: Callable[[], T]) -> T:
