@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pipeline.annotation import Annotation
 from pipeline.cache import Cache
 from pipeline.errors import UserError
-from pipeline.shards import OK, QUARANTINED, ShardSet, index_name
+from pipeline.shards import OK, QUARANTINED, Shard, ShardSet, index_name
 from pipeline.store import Location
 
-OPEN_INDEXES = 512
-OPEN_TARS = 128
+OPEN_SHARDS = 64
+"""Enough for reading here and there."""
 SPAN_SLACK = 4096
 """Bytes that may lie between a sample's two members for them to be read at once."""
 
@@ -39,16 +39,21 @@ class ShardIndex:
 
 
 class SampleReader:
-    """Random access to the slots of a shard set: a place is (variant, shard, slot)."""
+    """Random access to the slots of a shard set: a place is (variant, shard, slot).
 
-    def __init__(self, shard_set: ShardSet) -> None:
+    `open_shards` are kept open: as many as reading jumps between, or each sample opens one anew.
+    """
+
+    def __init__(self, shard_set: ShardSet, open_shards: int = OPEN_SHARDS) -> None:
         self.shard_set = shard_set
         self.manifest = shard_set.manifest
         self.name = f"{self.manifest.dataset}/{self.manifest.split}"
         self._shards = [shard_set.shards(variant) for variant in range(self.manifest.variants)]
         self.slots = tuple(shard.slots for shard in self._shards[0])
-        self._indexes: Cache[tuple[int, int], ShardIndex] = Cache(OPEN_INDEXES)
-        self._tars: Cache[tuple[int, int], _Tar] = Cache(OPEN_TARS)
+        # Twice: runs come from the first variant, whichever is read.
+        self._indexes: Cache[tuple[int, int], ShardIndex] = Cache(2 * open_shards)
+        self._tars: Cache[tuple[int, int], _Tar] = Cache(open_shards)
+        self._checked: set[tuple[int, int]] = set()
         for shards in self._shards:
             if [shard.name for shard in shards] != [shard.name for shard in self._shards[0]]:
                 raise UserError(
@@ -140,18 +145,23 @@ class SampleReader:
         record = self._shards[variant][shard]
         location = self.shard_set.tar(record)
         try:
-            size = location.size()
+            if (variant, shard) not in self._checked:
+                self._check_size(location, record)
+                self._checked.add((variant, shard))
+            return _LocalTar(location) if location.is_local else _RemoteTar(location)
         except FileNotFoundError:
             raise UserError(
                 f"{location.url} is missing, though the manifest names it. Bring it back, or run the "
                 "sharding job again."
             ) from None
+
+    def _check_size(self, location: Location, record: Shard) -> None:
+        size = location.size()
         if size != record.tar_bytes:
             raise UserError(
                 f"{location.url} has {size} bytes, but the manifest says {record.tar_bytes}: it was cut "
                 f"or exchanged. `python -m sharding verify {self.shard_set.url}` tells what else is wrong."
             )
-        return _LocalTar(location) if location.is_local else _RemoteTar(location)
 
 
 class _Tar(Protocol):

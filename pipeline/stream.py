@@ -108,9 +108,13 @@ class Stream:
         cv2.setNumThreads(1)  # a thread of ours per sample is parallel enough
         readers: dict[TaskName, list[SampleReader]] = {}
         if config.scene_batch:
-            readers["detection"] = _open_readers(config.scenes, "scenes", ("detection", "search"))
+            near = _shards_near(config, "detection", world_size)
+            readers["detection"] = _open_readers(
+                config.scenes, "scenes", ("detection", "search"), near
+            )
         if config.canvas_batch:
-            readers["reid"] = _open_readers(config.canvases, "canvases", ("reid",))
+            near = _shards_near(config, "reid", world_size)
+            readers["reid"] = _open_readers(config.canvases, "canvases", ("reid",), near)
         identities = Identities()
         for reader in [*readers.get("reid", ()), *readers.get("detection", ())]:
             identities = identities.extended(reader.manifest.dataset, reader.manifest.identities)
@@ -234,33 +238,45 @@ def check_sizes(config: StreamConfig, slices: int) -> None:
 
 def _order(config: StreamConfig, name: TaskName, readers: list[SampleReader]) -> Order:
     scenes = name == "detection"
-    batch = config.scene_batch if scenes else config.canvas_batch
-    group = 1 if scenes else config.canvas_group
-    lanes = config.lanes or default_lanes(batch // group)
-    if batch // group % lanes:
-        raise UserError(
-            f"lanes {lanes} does not divide the {batch // group} turns of a batch of {name}: "
-            "choose a divisor, or leave lanes out."
-        )
     return Order(
         seed=config.seed,
-        batch=batch,
+        batch=config.scene_batch if scenes else config.canvas_batch,
         sources=[Source(reader.name, reader.slots, reader.runs) for reader in readers],
         weights=[entry.weight for entry in (config.scenes if scenes else config.canvases)],
-        lanes=lanes,
-        group=group,
+        lanes=_lanes(config, name),
+        group=1 if scenes else config.canvas_group,
         block=config.block,
     )
 
 
+def _lanes(config: StreamConfig, name: TaskName) -> int:
+    scenes = name == "detection"
+    turns = config.scene_batch if scenes else config.canvas_batch // config.canvas_group
+    lanes = config.lanes or default_lanes(turns)
+    if turns % lanes:
+        raise UserError(
+            f"lanes {lanes} does not divide the {turns} turns of a batch of {name}: "
+            "choose a divisor, or leave lanes out."
+        )
+    return lanes
+
+
+def _shards_near(config: StreamConfig, name: TaskName, world_size: int) -> int:
+    """Shards of a dataset that a rank reads from at once: a block in each of its lanes.
+
+    One lane more than its share, for lanes that are cut by ranks and while one block gives way to the next.
+    """
+    return (math.ceil(_lanes(config, name) / world_size) + 1) * config.block
+
+
 def _open_readers(
-    entries: tuple[MixtureEntry, ...], key: str, tasks: tuple[Task, ...]
+    entries: tuple[MixtureEntry, ...], key: str, tasks: tuple[Task, ...], open_shards: int
 ) -> list[SampleReader]:
     if not entries:
         raise UserError(f"the stream's batch wants {key}, but `{key}` names no shard set.")
     readers: list[SampleReader] = []
     for entry in entries:
-        reader = SampleReader(ShardSet(entry.shards))
+        reader = SampleReader(ShardSet(entry.shards), open_shards)
         if reader.manifest.task not in tasks:
             raise UserError(
                 f"`{key}` names {entry.shards}, which was made for {reader.manifest.task}; "

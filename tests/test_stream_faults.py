@@ -12,7 +12,9 @@ import torch
 from pipeline.annotation import Annotation
 from pipeline.batch import Batch, Use
 from pipeline.errors import UserError
-from pipeline.shards import FORGOTTEN, MANIFEST, QUARANTINED
+from pipeline.samples import SampleReader
+from pipeline.shards import FORGOTTEN, MANIFEST, QUARANTINED, ShardSet
+from pipeline.store import Location
 from pipeline.stream import MixtureEntry, Stream, StreamConfig
 from pipeline.task import TaskStream
 from tests.shardset import Item, canvas_items, scene_items, simple_set, write_shard_set
@@ -21,9 +23,8 @@ from tests.shardset import Item, canvas_items, scene_items, simple_set, write_sh
 def scenes(url: str, **settings: Any) -> StreamConfig:
     return StreamConfig(
         scenes=(MixtureEntry(shards=url, weight=1),),
-        scene_batch=4,
         scene_size=(48, 64),
-        **{"max_bad_share": 1.0, **settings},
+        **{"scene_batch": 4, "max_bad_share": 1.0, **settings},
     )
 
 
@@ -280,6 +281,40 @@ def test_shard_sets_that_do_not_fit(tmp_path: Path) -> None:
     index.write_bytes(index.read_bytes() + b" ")
     with pytest.raises(UserError, match=f"not the index that {MANIFEST} names"):
         Stream.open(scenes(crowd)).ids(0)
+
+
+def test_an_epoch_opens_no_shard_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each of 16 lanes it jumps between 12 shards."""
+
+    def open_tar(self: SampleReader, variant: int, shard: int) -> object:
+        opened.append(shard)
+        return honest(self, variant, shard)
+
+    opened: list[int] = []
+    honest = SampleReader._open_tar
+    monkeypatch.setattr(SampleReader, "_open_tar", open_tar)
+    url = simple_set(tmp_path, "detection", shards=192, per_shard=2)
+    stream = Stream.open(scenes(url, scene_batch=16, block=12))
+    task = stream.tasks["detection"]
+    for position in range(2 * 192):
+        place = task.order.at(position)
+        task.readers[0].read(0, place.shard, place.slot)
+    assert sorted(opened) == list(range(192))
+
+
+def test_a_tar_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def size(self: Location) -> int:
+        asked.append(self.url)
+        return honest(self)
+
+    asked: list[str] = []
+    honest = Location.size
+    monkeypatch.setattr(Location, "size", size)
+    url = simple_set(tmp_path, "detection", shards=3, per_shard=1)
+    reader = SampleReader(ShardSet(url), open_shards=1)
+    for shard in (0, 1, 2, 0, 1, 2):
+        reader.read(0, shard, 0)
+    assert len(asked) == len(set(asked)) == 3
 
 
 def test_annotations_survive_the_helper() -> None:
