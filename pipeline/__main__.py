@@ -17,7 +17,9 @@ def main(arguments: list[str] | None = None) -> None:
         "prove-resume", help="cut a dry run, resume it on other ranks, compare sample by sample"
     )
     proof.add_argument("--steps", type=int, default=100, help="steps of the run (default: 100)")
-    proof.add_argument("--pixels", action="store_true", help="decode, and compare pixels and boxes")
+    proof.add_argument(
+        "--pixels", action="store_true", help="decode, and compare all that batches hold"
+    )
     where = commands.add_parser("at", help="which sample comes at a position")
     where.add_argument("--position", type=int, required=True)
     for command in (proof, where):
@@ -46,7 +48,7 @@ def prove(config: StreamConfig, steps: int, pixels: bool) -> None:
     if proof.difference is not None:
         print(f"DIFFERENT    first at {proof.difference[0]} against {proof.difference[1]}")
         sys.exit(1)
-    print(f"EXACT        {'ids, pixels and boxes' if pixels else 'ids'}, {proof.samples_digest}")
+    print(f"EXACT        {'all that batches hold' if pixels else 'ids'}, {proof.samples_digest}")
 
 
 def at(config: StreamConfig, position: int) -> None:

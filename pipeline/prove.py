@@ -13,12 +13,12 @@ TASKS = ("scene", "canvas")
 
 
 class Seen(NamedTuple):
-    """A sample as it came; `pixels` is a hash of both views and their boxes, or empty."""
+    """A sample as it came; `content` is a hash of all that its batch holds of it, or empty."""
 
     task: str
     position: int
     key: str
-    pixels: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,23 @@ def _read(stream: Stream, steps: range) -> list[list[Seen]]:
 
 
 def _fingerprints(task: str, images: Images | None) -> list[Seen]:
-    seen = []
-    for number, key in enumerate(images.keys if images else ()):
-        assert images is not None
-        content = hashlib.sha256()
-        for view in images.views:
-            content.update(view.pixels[number].numpy().tobytes())
-            content.update(view.boxes[images.image == number].numpy().tobytes())
-        seen.append(Seen(task, int(images.position[number]), key, content.hexdigest()[:16]))
-    return seen
+    return (
+        [
+            Seen(task, int(images.position[number]), key, _fingerprint(images, number))
+            for number, key in enumerate(images.keys)
+        ]
+        if images
+        else []
+    )
+
+
+def _fingerprint(images: Images, number: int) -> str:
+    """Of the image's part of every tensor, so that it does not depend on where in a batch it lies."""
+    persons = images.image == number
+    parts = [images.domain[number], images.person[persons], images.identity[persons]]
+    for view in images.views:
+        parts += [view.pixels[number], view.valid[number], view.boxes[persons], view.use[persons]]
+    content = hashlib.sha256()
+    for part in parts:
+        content.update(part.contiguous().numpy())
+    return content.hexdigest()[:16]

@@ -1,8 +1,10 @@
 """`python -m pipeline`: the proof of exact resumption, and what comes at a position."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from pipeline import prove
 from pipeline.__main__ import main
@@ -76,6 +78,27 @@ def test_the_digest_is_that_of_the_batches(config_file: Path) -> None:
                 seen.add(batch)
     seen.absorb(seen.take())
     assert prove_resume(config, 4).samples_digest == seen.hex()
+
+
+def test_the_proof_sees_whatever_a_batch_holds(config_file: Path) -> None:
+    with Stream.open(load(config_file)).batches(0, 1) as batches:
+        images = next(batches).scenes
+    assert images is not None
+    first, second = images.views
+    proven = prove._fingerprints("scene", images)
+    for name in ("position", "domain", "image", "person", "identity"):
+        other = replace(images, **{name: _first_changed(getattr(images, name))})
+        assert prove._fingerprints("scene", other) != proven, name
+    for field in fields(second):
+        view = replace(second, **{field.name: _first_changed(getattr(second, field.name))})
+        other = replace(images, views=(first, view))
+        assert prove._fingerprints("scene", other) != proven, field.name
+
+
+def _first_changed(tensor: Tensor) -> Tensor:
+    changed = tensor.clone()
+    changed.view(-1)[0] += 1
+    return changed
 
 
 def test_worlds_and_differences() -> None:
