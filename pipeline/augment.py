@@ -160,9 +160,8 @@ def _draw_colour(config: AugmentConfig, draws: Draws) -> Colour:
 def _draw_erasure(config: AugmentConfig, draws: Draws) -> Erasure | None:
     chosen = draws.chance(config.erase)
     area = draws.uniform(*config.erase_area)
-    width = (
-        area ** draws.uniform()
-    )  # neither side longer than the box's, and their product the area
+    # Neither side is longer than the box's, and their product is the area.
+    width = area ** draws.uniform()
     height = area / width
     part = Erasure(draws.uniform(0, 1 - width), draws.uniform(0, 1 - height), width, height)
     return part if chosen else None

@@ -28,8 +28,6 @@ class Part:
 class LoaderStats:
     wait_s: float = 0.0
     """Time that the consumer waited for batches."""
-    batches: int = 0
-    """Micro-batches handed over."""
 
 
 class Batches:
@@ -62,7 +60,6 @@ class Batches:
             self.close()
             raise
         self._stats.wait_s += time.perf_counter() - began
-        self._stats.batches += 1
         self._fill(self._prefetch)
         return batch
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 from pipeline.batch import Images
@@ -84,14 +85,10 @@ def run(config: StreamConfig, world_size: int, steps: range, pixels: bool) -> li
 def first_difference(
     undisturbed: list[Seen], interrupted: list[Seen]
 ) -> tuple[Seen | None, Seen | None] | None:
-    for pair in zip(undisturbed, interrupted):
+    for pair in zip_longest(undisturbed, interrupted):
         if pair[0] != pair[1]:
             return pair
-    longer = max(undisturbed, interrupted, key=len)
-    if len(undisturbed) == len(interrupted):
-        return None
-    extra = longer[min(len(undisturbed), len(interrupted))]
-    return (extra, None) if longer is undisturbed else (None, extra)
+    return None
 
 
 def _ask(stream: Stream, step: int) -> list[Seen]:
@@ -113,14 +110,12 @@ def _read(stream: Stream, steps: range) -> list[list[Seen]]:
 
 
 def _fingerprints(task: str, images: Images | None) -> list[Seen]:
-    return (
-        [
-            Seen(task, int(images.position[number]), key, _fingerprint(images, number))
-            for number, key in enumerate(images.keys)
-        ]
-        if images
-        else []
-    )
+    if images is None:
+        return []
+    return [
+        Seen(task, position, key, _fingerprint(images, number))
+        for number, (position, key) in enumerate(zip(images.position.tolist(), images.keys))
+    ]
 
 
 def _fingerprint(images: Images, number: int) -> str:
@@ -131,5 +126,5 @@ def _fingerprint(images: Images, number: int) -> str:
         parts += [view.pixels[number], view.valid[number], view.boxes[persons], view.use[persons]]
     content = hashlib.sha256()
     for part in parts:
-        content.update(part.contiguous().numpy())
+        content.update(part.numpy().tobytes())
     return content.hexdigest()[:16]
