@@ -39,7 +39,7 @@ SHOWN = 5
 
 
 class ShardsFailed(UserError):
-    """Some shards could not be written; all others are."""
+    """Some shards could not be written, or have no sample; all others are written."""
 
 
 def write_sets(requests: Sequence[SetRequest], workers: int | None = None) -> list[Manifest]:
@@ -54,7 +54,7 @@ def write_sets(requests: Sequence[SetRequest], workers: int | None = None) -> li
         for one in prepared:
             try:
                 manifests.append(write_set(one, in_flight))
-            except ShardsFailed as error:
+            except UserError as error:
                 failures.append(str(error))
     if failures:
         raise ShardsFailed(" ".join(failures))

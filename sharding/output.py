@@ -30,7 +30,6 @@ from sharding.datasets.base import Adapter, Listing
 from sharding.plan import PLAN_VERSION, Plan, deciding_settings, differences
 from sharding.writer import parquet_bytes
 
-BUCKET_SCHEMES = ("s3://", "gs://", "az://", "abfs://")
 LARGEST_GROUPS = 3
 
 
@@ -66,10 +65,6 @@ class WrittenIndex:
         return int(pc.sum(pc.equal(self.table["status"], status)).as_py() or 0)
 
 
-def child(out: Location, name: str) -> Location:
-    return out.child(*name.split("/"))
-
-
 def check_destination(out: Location) -> None:
     """Raises UserError if nothing can be written below `out`, before hours went into it."""
     if out.is_local:
@@ -83,7 +78,7 @@ def check_destination(out: Location) -> None:
             f"cannot write to {out.url}: workers are processes of their own and share no memory. Name a "
             "folder or an object store."
         )
-    elif out.url.startswith(BUCKET_SCHEMES):
+    else:
         _check_bucket(out)
 
 
@@ -118,7 +113,7 @@ def finished_shards(out: Location, plan: Plan) -> set[str]:
     files = set(out.list_files())
     done = set()
     for name in sorted(file for file in files if file.startswith("shards/")):
-        if name.endswith(".parquet") and (written := read_index(child(out, name))) is not None:
+        if name.endswith(".parquet") and (written := read_index(out.child(name))) is not None:
             _refuse_other_plan(out, plan, written)
             if _tar_is_whole(out, files, name, written):
                 done.add(name)
@@ -154,7 +149,7 @@ def _refuse_other_plan(out: Location, plan: Plan, written: WrittenIndex) -> None
 
 def _tar_is_whole(out: Location, files: set[str], name: str, written: WrittenIndex) -> bool:
     tar = name.removesuffix(".parquet") + ".tar"
-    return tar in files and child(out, tar).size() == written.tar_bytes
+    return tar in files and out.child(tar).size() == written.tar_bytes
 
 
 def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
@@ -170,20 +165,20 @@ def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Man
             tables.append(written.table)
     rows = pa.concat_tables(tables)
     quarantined = rows.filter(pc.equal(rows["status"], QUARANTINED))
-    child(out, QUARANTINE).write(parquet_bytes(quarantined))
+    out.child(QUARANTINE).write(parquet_bytes(quarantined))
     if len(quarantined) == len(rows):
         raise UserError(
             f"{plan.dataset} {plan.split}: not one sample could be used ({_grouped(quarantined)}; see "
-            f"{child(out, QUARANTINE).url}). Look at the source, and remove {out.url} before the next try."
+            f"{out.child(QUARANTINE).url}). Look at the source, and remove {out.url} before the next try."
         )
     manifest = _manifest(plan, adapter, listing, shards, rows)
-    child(out, MANIFEST).write(manifest.to_json())
+    out.child(MANIFEST).write(manifest.to_json())
     return manifest
 
 
 def quarantine_summary(out: Location) -> str:
     """`12 missing from the source, 1 truncated JPEG; see .../quarantine.parquet`, of a finished set."""
-    location = child(out, QUARANTINE)
+    location = out.child(QUARANTINE)
     return f"{_grouped(pq.read_table(pa.BufferReader(location.read())))}; see {location.url}"
 
 
@@ -199,7 +194,7 @@ def _grouped(quarantined: pa.Table) -> str:
 def _written_shards(out: Location, plan: Plan) -> Iterator[tuple[Shard, WrittenIndex]]:
     for variant in range(plan.variants):
         for planned in plan.shards:
-            written = read_index(child(out, index_name(variant, planned.name)))
+            written = read_index(out.child(index_name(variant, planned.name)))
             if written is None:
                 raise UserError(
                     f"{out.url}/{index_name(variant, planned.name)} vanished while the job ran: run it again."

@@ -31,7 +31,7 @@ from pipeline.shards import (
 )
 from pipeline.store import Location
 from sharding.image import Fault, open_image
-from sharding.output import WrittenIndex, child, read_index
+from sharding.output import WrittenIndex, read_index
 
 SHOWN = 20
 
@@ -83,7 +83,7 @@ def check_shard(
 ) -> tuple[list[str], pa.Table | None]:
     """What is wrong with one shard, and its index if that is readable. Independent of all others."""
     name = index_name(shard.variant, shard.name)
-    written = read_index(child(root, name))
+    written = read_index(root.child(name))
     if written is None:
         return [f"{name}: missing or damaged"], None
     if written.sha256 != shard.index_sha256:
@@ -91,7 +91,7 @@ def check_shard(
     problems = [f"{name}: {problem}" for problem in _check_index(manifest, shard, written)]
     rows = [row for row in written.table.to_pylist() if row["status"] == OK]
     tar = tar_name(shard.variant, shard.name)
-    problems += [f"{tar}: {problem}" for problem in _check_tar(child(root, tar), shard, rows)]
+    problems += [f"{tar}: {problem}" for problem in _check_tar(root.child(tar), shard, rows)]
     return problems, written.table
 
 
@@ -235,7 +235,7 @@ def _check_quarantine(
     root: Location, manifest: Manifest, indexes: dict[tuple[int, str], pa.Table]
 ) -> Iterator[str]:
     try:
-        listed = pq.read_table(pa.BufferReader(child(root, QUARANTINE).read()))
+        listed = pq.read_table(pa.BufferReader(root.child(QUARANTINE).read()))
     except FileNotFoundError:
         yield f"{QUARANTINE}: missing"
         return

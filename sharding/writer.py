@@ -64,7 +64,7 @@ def write_shard(job: ShardJob) -> ShardResult:
     names = [tar_name(variant, job.shard.name) for variant in range(job.variants)]
     rows: list[list[dict[str, Any]]] = [[] for _ in names]
     with ExitStack() as stack:
-        tars = [stack.enter_context(TarWriter(out.child(*name.split("/")))) for name in names]
+        tars = [stack.enter_context(TarWriter(out.child(name))) for name in names]
         for planned in job.shard.samples:
             members, source_sha256 = _make_members(job, planned)
             for variant, tar in enumerate(tars):
@@ -77,7 +77,7 @@ def write_shard(job: ShardJob) -> ShardResult:
         for tar in tars:
             tar.publish()
     for variant, tar in enumerate(tars):
-        location = out.child(*index_name(variant, job.shard.name).split("/"))
+        location = out.child(index_name(variant, job.shard.name))
         location.write(_index_bytes(rows[variant], job, tar))
     counts = Counter(row["status"] for row in rows[0])
     return ShardResult(job.shard.name, counts[OK], counts[QUARANTINED])

@@ -134,12 +134,6 @@ def test_bytes_are_an_image_of_the_drawn_size(miniature: Miniature, name: str, s
                 assert decoded.size == (truth[image].width, truth[image].height)
 
 
-def test_listing_twice_gives_the_same(miniature: Miniature) -> None:
-    for name, split in SPLITS:
-        source = miniature[0] / name
-        assert list_samples(name, source, split) == list_samples(name, source, split)
-
-
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_unknown_split_and_absent_source(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="has no split 'tset'; its splits are"):

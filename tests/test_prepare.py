@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import pytest
 from fakes import FakeAdapter, fake_scenes
 
@@ -11,6 +10,7 @@ from pipeline.errors import UserError
 from pipeline.store import Location
 from sharding.__main__ import main
 from sharding.datasets.base import FaultySample
+from sharding.job import ShardsFailed, write_sets
 from sharding.output import check_destination, finish, quarantine_summary
 from sharding.plan import PlanConfig
 from sharding.prepare import PreparedSet, prepare, prepare_sets
@@ -85,7 +85,7 @@ class Store:
 def test_a_bucket_that_cannot_be_used_is_told_apart(
     monkeypatch: pytest.MonkeyPatch, error: Exception, complaint: str
 ) -> None:
-    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: (Store(error), "bucket/x"))
+    monkeypatch.setattr(Location, "fs", Store(error))
     with pytest.raises(UserError, match=complaint):
         check_destination(Location("s3://bucket/x"))
 
@@ -118,6 +118,8 @@ def test_dry_run_checks_what_a_run_checks_and_says_what_is_not_as_published(
 
     dry_run(str(tmp_path / "out"))
     printed = capsys.readouterr().out
+    assert "ecp day_train: 8 images" in printed
+    assert "excluded, no pedestrian: 2" in printed
     assert "!! ecp day_train is not the release as published: images 10 of 23,892 (R)" in printed
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
@@ -159,6 +161,17 @@ def test_a_set_without_samples_gets_no_manifest(tmp_path: Path) -> None:
         finish(Location(prepared.request.out), prepared.plan, scenes, prepared.listing)
     assert not (tmp_path / "out/manifest.json").exists()
     assert quarantine_summary(Location(prepared.request.out)).startswith("3 ")
+
+
+def test_a_set_without_samples_does_not_keep_others_from_being_finished(tmp_path: Path) -> None:
+    bad, good = fake_scenes(3), fake_scenes(3)
+    bad.images = dict.fromkeys(bad.images, b"<html>")
+    requests = [request(bad, tmp_path / "bad"), request(good, tmp_path / "good")]
+    for one in requests:
+        write(prepare(one))
+    with pytest.raises(ShardsFailed, match="not one sample could be used"):
+        write_sets(requests)
+    assert (tmp_path / "good/manifest.json").exists()
 
 
 @pytest.mark.parametrize("target", ["crowdhuman", "crowdhuman/deeper", "."])

@@ -360,15 +360,3 @@ def test_the_shipped_recipes_are_valid(name: str) -> None:
     assert list(requests) == ["crowdhuman", "ecp", "msmt17", "cuhk03", "luperson"]
     assert requests["msmt17"].config.group == 2
     assert requests["msmt17"].config.canvas == requests["luperson"].config.canvas
-
-
-def test_dry_run_prints_the_plan_and_writes_nothing(
-    native: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    main(["write", "--dataset", "ecp", "--split", "day_train", "--source", str(native / "ecp"),
-          "--out", str(out), "--dry-run"])  # fmt: skip
-    printed = capsys.readouterr().out
-    assert "ecp day_train: 8 images" in printed
-    assert "excluded, no pedestrian: 2" in printed
-    assert not out.exists()
