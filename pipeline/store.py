@@ -117,6 +117,10 @@ class Location:
             self._call(lambda: self.fs.put_file(str(local_file), self.path))
             os.remove(local_file)
 
+    def download(self, local_file: str | Path) -> None:
+        """Raises FileNotFoundError."""
+        self._call(lambda: self.fs.get_file(self.path, str(local_file)))
+
     def list_files(self) -> list[str]:
         """Relative names of all files below, sorted; none if there is no such folder."""
         try:

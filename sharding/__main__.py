@@ -98,7 +98,10 @@ def _requests(options: argparse.Namespace) -> tuple[list[SetRequest], int | None
 def _verify(options: argparse.Namespace) -> None:
     from sharding.verify import verify  # brings webdataset and with it torch
 
-    report = verify(options.url)
+    try:
+        report = verify(options.url)
+    except OSError as error:
+        raise UserError(f"{options.url} could not be read to its end: {error}") from None
     print("\n".join(report.lines()))
     sys.exit(1 if report.problems else 0)
 

@@ -126,7 +126,7 @@ def _local_copy(location: Location) -> Iterator[Path]:
         return
     path = location.scratch()
     try:
-        location.fs.get_file(location.path, str(path))
+        location.download(path)
         yield path
     finally:
         path.unlink(missing_ok=True)
