@@ -18,6 +18,7 @@ from pipeline.config import Config
 from training.distributed import world_size
 from training.losses.detection import ROI_BETA, RPN_BETA, box_loss, classification_loss
 from training.losses.domain import AlignmentModule, DomainInput
+from training.losses.domain_inputs import canvas_input, scene_input, task_input
 from training.losses.oim import OimConfig, OimTables, TableRows
 from training.losses.similarity import collapse_indicator, similarity_loss
 from training.model.norm import Kind
@@ -26,7 +27,6 @@ from training.model.person_search import PersonSearch, PersonSearchConfig, Searc
 from training.model.predictor import Predictor
 
 KINDS: tuple[Kind, Kind] = ("scenes", "canvases")
-TASK_OF: dict[Kind, str] = {"scenes": "detection", "canvases": "reid"}
 
 
 class LossWeights(Config):
@@ -205,9 +205,8 @@ class HybridModel(nn.Module):
         a, r = out.anchors, out.rois
         rpn_class = classification_loss(a.logits, a.labels, a.weights)
         rpn_box = box_loss(a.deltas, a.target_deltas, a.labels, a.weights, RPN_BETA)
-        logits, deltas = out.roi_logits.to(r.labels.dtype), out.roi_deltas.to(r.labels.dtype)
-        roi_class = classification_loss(logits, r.labels, r.weights)
-        roi_box = box_loss(deltas, r.target_deltas, r.labels, r.weights, ROI_BETA)
+        roi_class = classification_loss(out.roi_logits, r.labels, r.weights)
+        roi_box = box_loss(out.roi_deltas, r.target_deltas, r.labels, r.weights, ROI_BETA)
         parts.add("rpn_class", rpn_class / number["anchors"])
         parts.add("rpn_box", rpn_box / number["anchors"])
         parts.add("roi_class", roi_class / number["rois"])
@@ -273,22 +272,22 @@ class HybridModel(nn.Module):
         number: dict[str, float],
         parts: _Parts,
     ) -> None:
-        inputs: dict[str, tuple[DomainInput, str, str]] = {}
         domain = images.domain.repeat(2)
-        if kind == "scenes":
-            inputs["detection"] = (_scene_input(out, images, domain), "scenes", "scene_rois")
-        else:
-            inputs["reid"] = (_canvas_input(out, images), "canvas_persons", "canvas_persons")
-        task = torch.full_like(domain, KINDS.index(kind))
-        inputs["inter_task"] = (_task_input(out, images, task), "images", "persons")
-        for name, (x, per_image, per_instance) in inputs.items():
-            if name not in self.alignment:
-                continue
+
+        def add(name: str, x: DomainInput, images_: str, instances: str) -> None:
             sums, right = self.alignment[name](x, coefficient)
             for part, value in sums.items():
-                count = number[per_image if part == "image" else per_instance]
+                count = number[images_ if part == "image" else instances]
                 parts.add(f"domain_{name}_{part}", value / count)
             parts.count(f"domain_{name}_accuracy", right, x.weights.sum())
+
+        if kind == "scenes" and "detection" in self.alignment:
+            add("detection", scene_input(out, images, domain), "scenes", "scene_rois")
+        if kind == "canvases" and "reid" in self.alignment:
+            add("reid", canvas_input(out, images), "canvas_persons", "canvas_persons")
+        if "inter_task" in self.alignment:
+            task = torch.full_like(domain, KINDS.index(kind))
+            add("inter_task", task_input(out, images, task), "images", "persons")
 
     def _weigh(self, parts: _Parts, rows: TableRows) -> StepOutput:
         """The one place where losses get their weights."""
@@ -340,43 +339,6 @@ def _matched(images: Images) -> Tensor:
 def _paired(images: Images) -> Tensor:
     """(P,): unlabelled and MATCH in both views, the persons of L_con."""
     return _matched(images).all(0) & (images.identity < 0)
-
-
-def _valid_pixels(out: SearchOutput, images: Images) -> Tensor:
-    """(N, h, w): cells of the trunk's map whose centre shows image, not padding."""
-    size = torch.cat([view.valid for view in images.views])
-    height, width = out.maps.shape[2:]
-    stride_y = images.views[0].pixels.shape[1] / height
-    stride_x = images.views[0].pixels.shape[2] / width
-    y = (torch.arange(height, device=size.device) + 0.5) * stride_y
-    x = (torch.arange(width, device=size.device) + 0.5) * stride_x
-    shows = (y < size[:, :1])[:, :, None] & (x < size[:, 1:])[:, None, :]
-    return shows.to(out.rois.labels.dtype)
-
-
-def _scene_input(out: SearchOutput, images: Images, domain: Tensor) -> DomainInput:
-    n, q = out.rois.weights.shape
-    image = torch.arange(n, device=domain.device).repeat_interleave(q)
-    weights = out.rois.weights.reshape(-1)
-    pixels = _valid_pixels(out, images)
-    return DomainInput(out.maps, pixels, domain, out.roi_features.pooled, image, weights)
-
-
-def _canvas_input(out: SearchOutput, images: Images) -> DomainInput:
-    """The re-ID module's "image" is the RoI: its mean runs over RoIAlign's cells."""
-    features = out.match_features
-    number = torch.arange(len(out.match_row), device=out.match_row.device)
-    pixels = out.rois.labels.new_ones(len(number), *features.maps.shape[2:])
-    domain = images.domain[images.image[out.match_row]]
-    weights = pixels.new_ones(len(number))
-    return DomainInput(features.maps, pixels, domain, features.embedding, number, weights)
-
-
-def _task_input(out: SearchOutput, images: Images, task: Tensor) -> DomainInput:
-    image = images.image[out.match_row] + out.match_view * len(images.keys)
-    weights = out.rois.labels.new_ones(len(image))
-    pixels = _valid_pixels(out, images)
-    return DomainInput(out.maps, pixels, task, out.match_features.embedding, image, weights)
 
 
 def _table_rows(out: SearchOutput, images: Images, order: int) -> TableRows:
