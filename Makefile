@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help env demo test check format lock clean
+.PHONY: help env demo test test-crash test-stores fuzz-sharding bench-sharding check format lock clean
 
 help:
 	@echo "make demo   everything from nothing: data, shards, pre-training, weights, report"
 	@echo "make test   the test suite"
 	@echo "make check  lint, format, types, import directions"
+	@echo "make test-crash     kill the sharding job at seeded moments, on local disk and two kinds of S3"
+	@echo "make test-stores    shards on Ceph's S3 and rclone's"
+	@echo "make fuzz-sharding  5,000 damaged samples through every adapter"
+	@echo "make bench-sharding figures of the sharding job against its peers"
 	@echo "make env    the environment alone, in .venv"
 	@echo "make lock   re-resolve requirements.lock   make format   rewrite to the house style"
 
@@ -32,10 +36,24 @@ check: env
 test: env
 	$(BIN)/python -m pytest
 
+# Slow suites, not part of `make test`. Results are recorded in docs/benchmarks.md.
+test-crash: env
+	$(BIN)/python -m pytest tests/crash
+
+test-stores: env
+	$(BIN)/python -m pytest tests/stores
+
+fuzz-sharding: env
+	$(BIN)/python tests/fuzz_sharding.py --samples 5000 --seed 0
+
+bench-sharding: env
+	$(BIN)/python launch/benchmark.py sharding
+
 # Two ranks of one thread on any machine, GPU or not: the point is to see the whole path in minutes.
 # Called again after an interruption, each step goes on where it was.
 demo: env
-	test -e runs/demo/native/luperson || $(BIN)/python -m sharding miniature runs/demo/native
+	test -e runs/demo/native/luperson || $(BIN)/python -m sharding miniature runs/demo/native \
+		--set 'datasets=[crowdhuman,ecp,msmt17,cuhk03,luperson]'
 	$(BIN)/python -m sharding write --config launch/configs/sharding/demo.yaml
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/deepspeed -q --num_gpus 2 \
 		launch/pretrain.py --config launch/configs/pretrain/demo.yaml --resume

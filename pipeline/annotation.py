@@ -17,6 +17,9 @@ FILL_RGB = (124, 116, 104)
 MAX_KEY_BYTES = 100
 MAX_JSON_BYTES = 4 << 20
 
+SAFE_KEY = re.compile(r"[A-Za-z0-9_,-]+(/[A-Za-z0-9_,-]+)*")
+EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,5}$")
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Box = tuple[Finite, Finite, Finite, Finite]
 Task = Literal["detection", "reid", "search"]
@@ -98,7 +101,9 @@ def sample_key(dataset: str, split: str, relative_path: str) -> str:
     sha256, so that different paths keep different keys.
     """
     name = f"{dataset}/{split}/{relative_path}"
-    stem = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
+    stem = EXTENSION.sub("", name)
+    if len(stem) <= MAX_KEY_BYTES and SAFE_KEY.fullmatch(stem):
+        return stem
     key = re.sub(r"[^A-Za-z0-9_,/-]", "_", stem)
     key = re.sub(r"/+", "/", key).strip("/")
     if key != stem or len(key) > MAX_KEY_BYTES:
@@ -109,5 +114,5 @@ def sample_key(dataset: str, split: str, relative_path: str) -> str:
 
 def check_key(key: str) -> None:
     """Raises ValueError unless `key` has the form that `sample_key` makes."""
-    if not re.fullmatch(r"[A-Za-z0-9_,-]+(/[A-Za-z0-9_,-]+)*", key) or len(key) > MAX_KEY_BYTES:
+    if not SAFE_KEY.fullmatch(key) or len(key) > MAX_KEY_BYTES:
         raise ValueError(f"unsafe sample key {key!r}")

@@ -13,6 +13,8 @@ Pixels = NDArray[np.uint8]
 
 MOST_PIXELS = 1 << 27
 """134 megapixels, 400 MB decoded: larger headers are taken for damage."""
+MOST_HALVINGS = 3
+"""What a JPEG's inverse DCT can do."""
 JPEG_END = b"\xff\xd9"
 LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 """libjpeg's warning when the end marker does not follow the last block; it may count a few too little."""

@@ -16,8 +16,7 @@ import numpy as np
 import simplejpeg
 
 from pipeline.annotation import Annotation, Box
-from pipeline.decode import decode, image_size
-from pipeline.views import MOST_HALVINGS
+from pipeline.decode import MOST_HALVINGS, decode, image_size
 
 Cell = str | int | float | None
 MarkKind = Literal["identity", "unlabelled", "ignore"]
@@ -290,6 +289,7 @@ background:#000c;color:#fff;white-space:nowrap}
 .mark span.left{left:auto;right:0}
 .plot{margin:0;break-inside:avoid}
 .plot figcaption{color:var(--ink);font-weight:600;font-size:13.5px}
+.plot .lead{font-size:12.5px;margin:2px 0 0}
 .plot svg.chart{display:block;width:100%;height:auto}
 .chart text{font-size:11px;fill:var(--soft)}
 .chart .grid{stroke:var(--line);stroke-width:1}

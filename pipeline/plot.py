@@ -19,6 +19,10 @@ COLOURS = 7
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4")
 MAX_POINTS = 600
 """Longer series are drawn as the extremes (raw) or the means (smoothed) of so many stretches."""
+MOST_BARS = 30
+"""Of a histogram."""
+WIDE_RATIO = 50
+"""Of the largest value to the smallest, from which a histogram is cut by ratios."""
 SHAPES = (
     "M-3,0a3,3 0 1,0 6,0a3,3 0 1,0 -6,0",
     "M-2.7,-2.7h5.4v5.4h-5.4z",
@@ -171,6 +175,56 @@ def bar_chart(
     return _figure(title, shown, "", width, height, "".join(marks))
 
 
+def histogram(title: str, values: ArrayLike, x_label: str = "") -> Html:
+    """How many values lie where. Few whole numbers have a bar each; positive values over a wide range
+    are cut by their ratio, so that a long tail does not press the rest into one bar.
+    """
+    every = np.asarray(values, np.float64)
+    finite = every[np.isfinite(every)]
+    if not len(finite):
+        return _figure(title, Html(""), "nothing was recorded", 540, 40, "")
+    edges, wide = bins(finite)
+    counts = np.histogram(finite, edges)[0]
+    scale = np.log10 if wide else np.asarray
+    shown = scale(edges)
+    axes = _Axes((shown[0], shown[-1]), (0.0, 1.06 * counts.max()), height=200)
+    places = _ratio_ticks(finite) if wide else ticks(float(edges[0]), float(edges[-1]))
+    if (finite == np.round(finite)).all():
+        places = [place for place in places if place.is_integer()]
+    named = [(float(scale(place)), number(place)) for place in places]
+    marks = [_grid(axes, x_label, "", named, [y for y in ticks(*axes.y) if y.is_integer()])]
+    floor = axes.height - axes.bottom
+    for left, right, low, high, count in zip(shown, shown[1:], edges, edges[1:], counts):
+        x, end = float(axes.px(left)), float(axes.px(right))
+        top = min(float(axes.py(count)), floor - 1.0)  # one value among millions still shows
+        if count:
+            marks.append(
+                f'<rect x="{x + 0.5:.1f}" y="{top:.1f}" width="{max(end - x - 1, 1):.1f}" '
+                f'height="{floor - top:.1f}" fill="{_colour(0)}">'
+                f"<title>{number(low)} to {number(high)}: {number(int(count))}</title></rect>"
+            )
+    ends = f"{number(finite.min())} to {number(finite.max())}"
+    note = f"{number(len(finite))} values, {ends}, median {number(float(np.median(finite)))}"
+    if dropped := len(every) - len(finite):
+        note += f"; {number(dropped)} that are not finite were left out"
+    return _figure(title, Html(""), note, axes.width, axes.height, "".join(marks))
+
+
+def bins(values: Values) -> tuple[Values, bool]:
+    """Edges for a histogram of at most MOST_BARS bars, and whether they stand at equal ratios."""
+    low, high = float(values.min()), float(values.max())
+    whole = bool((values == np.round(values)).all())
+    if whole and high - low < MOST_BARS:
+        return np.arange(low - 0.5, high + 1), False
+    if low > 0 and high / low >= WIDE_RATIO:
+        edges = np.geomspace(low, high, MOST_BARS + 1)
+        return np.unique(np.append(np.floor(edges[:-1]), high)) if whole else edges, True
+    if whole:
+        step = math.ceil((high - low + 1) / MOST_BARS)
+        return np.arange(low - 0.5, high + step, step), False
+    return np.linspace(low, high if high > low else low + 1, MOST_BARS + 1), False
+
+
 def running_mean(values: ArrayLike, window: int) -> Values:
     """The mean of the `window` points around each one, of fewer at the ends."""
     y = np.asarray(values, np.float64)
@@ -217,10 +271,17 @@ def _padded(values: Values) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _grid(axes: _Axes, x_label: str, y_label: str) -> str:
+def _grid(
+    axes: _Axes,
+    x_label: str,
+    y_label: str,
+    x_ticks: Sequence[tuple[float, str]] = (),
+    y_ticks: Sequence[float] = (),
+) -> str:
+    """Places on the axes are chosen here unless they are given."""
     right, floor = axes.width - axes.edge, axes.height - axes.bottom
     parts = []
-    for value in ticks(*axes.y):
+    for value in y_ticks or ticks(*axes.y):
         y = float(axes.py(value))
         parts.append(
             f'<line class="grid" x1="{axes.left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -228,11 +289,9 @@ def _grid(axes: _Axes, x_label: str, y_label: str) -> str:
         parts.append(
             f'<text x="{axes.left - 6}" y="{y + 4:.1f}" text-anchor="end">{number(value)}</text>'
         )
-    for value in ticks(*axes.x):
+    for value, name in x_ticks or [(value, number(value)) for value in ticks(*axes.x)]:
         x = float(axes.px(value))
-        parts.append(
-            f'<text x="{x:.1f}" y="{floor + 15}" text-anchor="middle">{number(value)}</text>'
-        )
+        parts.append(f'<text x="{x:.1f}" y="{floor + 15}" text-anchor="middle">{name}</text>')
     parts.append(f'<line class="axis" x1="{axes.left}" x2="{right}" y1="{floor}" y2="{floor}"/>')
     centre = (axes.left + right) / 2
     parts.append(
@@ -244,6 +303,14 @@ def _grid(axes: _Axes, x_label: str, y_label: str) -> str:
             f"{escape(y_label)}</text>"
         )
     return "".join(parts)
+
+
+def _ratio_ticks(values: Values) -> list[float]:
+    """1, 2, 5, 10, 20 ... inside the range; powers of ten alone if that gives too many."""
+    low, high = float(values.min()), float(values.max())
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(powers) <= 4 else (1,)
+    return [m * 10.0**power for power in powers for m in steps if low <= m * 10.0**power <= high]
 
 
 def _path(axes: _Axes, x: Values, y: Values) -> str:

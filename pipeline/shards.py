@@ -2,8 +2,9 @@
 
 shards/v0/000000.tar       <key>.jpg|png + <key>.json; further variants v1, v2 ...: same keys, same plan
 shards/v0/000000.parquet   a row for every planned sample; written after the tar, marks it done
-quarantine.parquet         the quarantined rows of all shards
-manifest.json              written last
+protocols/NAME.parquet     queries, galleries and positives of a person-search set
+quarantine.parquet         the quarantined rows of all shards that no supplement holds
+manifest.json              written last, with a digest of itself
 """
 
 import hashlib
@@ -21,6 +22,8 @@ from pipeline.store import Location
 
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.parquet"
+
+DIGEST_ENTRY = b',\n "digest": "'
 
 OK, QUARANTINED, FORGOTTEN = "ok", "quarantined", "forgotten"
 
@@ -46,6 +49,26 @@ INDEX_SCHEMA = pa.schema(
 )
 """Columns of a shard's index. Schema metadata adds `plan_hash`, `tar_bytes` and `tar_sha256`."""
 
+PROTOCOL_SCHEMA = pa.schema(
+    [
+        ("query", pa.string()),  # its name, unique in the protocol
+        ("key", pa.string()),  # of the sample of this set that shows the person asked for
+        (
+            "box",
+            pa.list_(pa.float64(), 4),
+        ),  # that person there: xyxy, as far out as the source says
+        ("identity", pa.string()),  # `namespace:raw`
+        # Keys of the samples to search; null: all of the set but the query's own.
+        ("gallery", pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+        # Where the protocol itself says that the person is; null: wherever the identity is annotated.
+        (
+            "positives",
+            pa.list_(pa.struct([("key", pa.string()), ("box", pa.list_(pa.float64(), 4))])),
+        ),
+    ]
+)
+"""Columns of `protocols/NAME.parquet`, a row a query. Regions to ignore lie in the samples' annotations."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +87,8 @@ class Shard(_Record):
     ok: int
     quarantined: int
     forgotten: int = 0
+    supplement: bool = False
+    """Holds samples that were quarantined in a planned shard and could be read on a later try."""
 
     @property
     def slots(self) -> int:
@@ -92,6 +117,8 @@ class Manifest(_Record):
     samples: int
     """Samples in shards (one variant's), without quarantined ones."""
     quarantined: int
+    """Those that no supplement holds: the rows of quarantine.parquet."""
+    forgotten: int = 0
     excluded: dict[str, int] = {}
     """Source samples left out on purpose, by rule."""
     source_samples: int
@@ -104,12 +131,31 @@ class Manifest(_Record):
     """All that decides the bytes: canvas, grouping, shard size, seed, check."""
     plan_hash: str
     licence: str
+    homepage: str = ""
+    """Where the release comes from."""
+    quarantine_sha256: str = ""
+    protocols: dict[str, str] = {}
+    """sha256 of `protocols/NAME.parquet`, by name."""
     generation: int = 0
     parent: str | None = None
     """sha256 of the manifest that this generation was made from."""
 
     def to_json(self) -> bytes:
-        return (self.model_dump_json(indent=1) + "\n").encode()
+        """Its last entry is `digest`, the sha256 of all bytes before it."""
+        body = self.model_dump_json(indent=1).removesuffix("\n}").encode()
+        return body + _digest_entry(body)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Manifest":
+        """Raises ValueError if a byte is not as `to_json` wrote it, or (pydantic's) on another version."""
+        body = data[: data.rfind(DIGEST_ENTRY)]
+        if data != body + _digest_entry(body):
+            raise ValueError("its content is not the one that its digest was made of")
+        return cls.model_validate_json(body + b"\n}")
+
+
+class DamagedManifest(UserError):
+    """A manifest is there, and not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +190,15 @@ class ShardSet:
     @cached_property
     def manifest(self) -> Manifest:
         try:
-            return Manifest.model_validate_json(self.manifest_bytes)
+            return Manifest.from_json(self.manifest_bytes)
         except ValidationError as error:
             raise UserError(
                 f"{self.url}/{MANIFEST} is not a manifest of this version: {error.errors()[0]['msg']}"
+            ) from None
+        except ValueError as error:
+            raise DamagedManifest(
+                f"{self.url}/{MANIFEST} is damaged or was edited: {error}. Bring the file back as it was "
+                "written, or run the sharding job again."
             ) from None
 
     @cached_property
@@ -177,6 +228,14 @@ def tar_name(variant: int, shard: str) -> str:
 
 def index_name(variant: int, shard: str) -> str:
     return f"shards/v{variant}/{shard}.parquet"
+
+
+def protocol_name(protocol: str) -> str:
+    return f"protocols/{protocol}.parquet"
+
+
+def _digest_entry(body: bytes) -> bytes:
+    return DIGEST_ENTRY + sha256(body).encode() + b'"\n}\n'
 
 
 def sha256(data: bytes) -> str:

@@ -1,25 +1,27 @@
 """Files at a URL, through fsspec: local folders and object stores behind one small interface."""
 
 import os
-import tempfile
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 
 from pipeline.errors import UserError
+from pipeline.replacement import LocalReplacement, RemoteReplacement, Replacement, remove_if_dead
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """Object stores by scheme, and the package that fsspec reaches them through."""
 OPTIONS = {"s3": {"config_kwargs": {"response_checksum_validation": "when_required"}}}
 """Some stores, rclone's among them, answer a range with the checksum of the whole file: the client would
 refuse it. Whole files have hashes of our own."""
+UPLOAD = {"s3": {"chunksize": 16 << 20, "max_concurrency": 4}}
+"""Parts of an upload are held in memory; s3fs's own defaults may hold a whole shard."""
 ALLOWED_SCHEMES = ("file", "memory", *DRIVERS)
 ATTEMPTS = 5
 FIRST_WAIT_S = 0.2
@@ -71,8 +73,12 @@ class Location:
         return self._opened[1]
 
     @property
+    def scheme(self) -> str:
+        return urlsplit(self.url).scheme
+
+    @property
     def is_local(self) -> bool:
-        return urlsplit(self.url).scheme in ("", "file")
+        return self.scheme in ("", "file")
 
     def child(self, *names: str) -> "Location":
         return Location("/".join([self.url.rstrip("/"), *names]))
@@ -80,6 +86,14 @@ class Location:
     def size(self) -> int:
         """Bytes; raises FileNotFoundError."""
         return int(self._call(lambda: self.fs.size(self.path)))
+
+    def file_size(self) -> int | None:
+        """Bytes; None if there is no file, or a folder."""
+        try:
+            info = self._call(lambda: self.fs.info(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
 
     def read(self, start: int = 0, end: int | None = None) -> bytes:
         """Bytes [start, end) of the file; raises FileNotFoundError."""
@@ -90,63 +104,109 @@ class Location:
     def write(self, data: bytes) -> None:
         """Replaces the file as a whole: readers see the old bytes or the new, never a part."""
         if self.is_local:
-            temporary = self._temporary()
-            with open(temporary, "wb") as file:
-                file.write(data)
-            self._publish_local(temporary)
+            with self.replacement() as new:
+                new.file.write(data)
+                new.publish()
         else:
             self._call(lambda: self.fs.pipe_file(self.path, data))
 
-    def scratch(self) -> Path:
-        """Name for a local file that is to be `upload`ed here, unique to this attempt."""
-        if self.is_local:
-            return self._temporary()
-        return Path(tempfile.gettempdir(), f".{uuid.uuid4().hex}.tmp")
-
-    def upload(self, local_file: str | Path) -> None:
-        """Moves a finished local file here, whole or not at all."""
-        if self.is_local:
-            temporary = self._temporary()
-            try:
-                os.replace(local_file, temporary)
-            except OSError:  # another file system
-                fsspec.filesystem("file").copy(str(local_file), str(temporary))
-                os.remove(local_file)
-            self._publish_local(temporary)
-        else:
-            self._call(lambda: self.fs.put_file(str(local_file), self.path))
-            os.remove(local_file)
+    @contextmanager
+    def replacement(self) -> Iterator[Replacement]:
+        """A file to write into, which `publish` puts here whole; unpublished, it vanishes."""
+        local = self.is_local
+        new: Replacement = LocalReplacement(self.path) if local else RemoteReplacement(self._upload)
+        try:
+            yield new
+        finally:
+            new.close()
 
     def download(self, local_file: str | Path) -> None:
         """Raises FileNotFoundError."""
         self._call(lambda: self.fs.get_file(self.path, str(local_file)))
 
+    def sweep(self) -> None:
+        """Removes what killed writers left below: scratch files and unfinished uploads.
+
+        Scratch files of live writers stay; a live writer whose upload is ended by this tries again.
+        """
+        if self.is_local:
+            for scratch in Path(self.path).rglob(".*.tmp"):
+                remove_if_dead(scratch)
+        elif self.scheme == "s3":
+            with suppress(FileNotFoundError):  # there is none, some stores say so; or it just ended
+                self._call(self._end_uploads)
+
     def list_files(self) -> list[str]:
         """Relative names of all files below, sorted; none if there is no such folder."""
+        return sorted(self.file_sizes())
+
+    def file_sizes(self) -> dict[str, int]:
+        """Relative name -> bytes, of all files below; none if there is no such folder."""
         try:
             found = self._call(self._find)
         except FileNotFoundError:
+            return {}
+        return {
+            str(os.path.relpath(name, self.path)): int(entry["size"] or 0)
+            for name, entry in found.items()
+        }
+
+    def list_names(self) -> list[str]:
+        """Names of the files and folders directly below; none if there is no such folder."""
+        try:
+            if self.is_local:
+                return sorted(os.listdir(self.path))
+            found = self._call(lambda: self.fs.ls(self.path, detail=False, refresh=True))
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(str(os.path.relpath(name, self.path)) for name in found)
+        return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
+
+    def exists(self) -> bool:
+        """Whether there is a file or folder."""
+        return os.path.exists(self.path) if self.is_local else self._call(self._exists)
+
+    def is_file(self) -> bool:
+        if self.is_local:
+            return os.path.isfile(self.path)
+        return self._call(lambda: bool(self.fs.isfile(self.path)))
+
+    def remove(self) -> None:
+        """Removes the file; it may be gone already."""
+        with suppress(FileNotFoundError):
+            self._call(lambda: self.fs.rm_file(self.path))
 
     def _call(self, call: Callable[[], T]) -> T:
         """`call` by `retry`. Clients of stores have errors of their own, which come out as OSError."""
         return retry(call if self.is_local else lambda: _with_os_errors(call))
 
-    def _find(self) -> list[str]:
+    def _find(self) -> dict[str, dict[str, Any]]:
         self.fs.invalidate_cache()
-        found: list[str] = self.fs.find(self.path)
+        found: dict[str, dict[str, Any]] = self.fs.find(self.path, detail=True)
         return found
 
-    def _temporary(self) -> Path:
-        target = Path(self.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    def _exists(self) -> bool:
+        self.fs.invalidate_cache()
+        return bool(self.fs.exists(self.path))
 
-    def _publish_local(self, temporary: Path) -> None:
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+    def _upload(self, local_file: str) -> None:
+        options = UPLOAD.get(self.scheme, {})
+        self._call(lambda: self.fs.put_file(local_file, self.path, **options))
+
+    def _end_uploads(self) -> None:
+        bucket, _, prefix = self.path.partition("/")
+        while True:
+            try:
+                listed = self.fs.call_s3(
+                    "list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/"
+                )
+            except FileNotFoundError:  # how some stores say that there is none
+                return
+            for upload in listed.get("Uploads") or []:
+                part_of = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                with suppress(FileNotFoundError):
+                    self.fs.call_s3("abort_multipart_upload", **part_of)
+            if not listed.get("IsTruncated"):
+                return
 
 
 def _with_os_errors(call: Callable[[], T]) -> T:

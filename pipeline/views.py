@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batch import Use
+from pipeline.decode import MOST_HALVINGS
 from pipeline.keyed import Draws
 
 Boxes = NDArray[np.float64]
 Range = tuple[float, float]
 
-MOST_HALVINGS = 3
 SMALLEST_SIDE = 1.0
 """Pixels of a view: what is thinner cannot be regressed, so it is ignored."""
 

@@ -1,17 +1,23 @@
-"""python -m sharding write | verify | miniature: the commands, each a few lines over its room."""
+"""python -m sharding write | verify | inspect | forget | miniature: each a few lines over its room."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError, run_command
+from pipeline.shards import DamagedManifest, ShardSet
+from pipeline.store import Location
 from sharding.datasets import ADAPTERS
 from sharding.miniature import MiniatureConfig
 from sharding.miniature import write as write_miniature
 from sharding.plan import PlanConfig
 from sharding.prepare import prepare_sets
-from sharding.recipe import SetRequest, find, load_recipe, make_request, parse_settings
-from sharding.summary import plan_lines, table_lines, written_lines
+from sharding.recipe import SetRequest, absolute, find, load_recipe, make_request, parse_settings
+
+VERIFIED_ALONE_BYTES = 1 << 30
+"""Ray takes longer to start than this takes to verify."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,9 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_write(commands.add_parser("write", help="write shard sets; run again, it continues"))
-    verify = commands.add_parser("verify", help="re-read a shard set and prove it whole")
-    verify.add_argument("url")
-    verify.set_defaults(command=_verify)
+    _add_care(commands)
     miniature = commands.add_parser("miniature", help="generate look-alikes of the native releases")
     miniature.add_argument("folder", metavar="DIR", type=Path)
     miniature.add_argument("--seed", type=int, default=0)
@@ -39,16 +43,38 @@ def _parser() -> argparse.ArgumentParser:
 def _add_write(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a recipe of several sets")
     parser.add_argument("--dataset", metavar="NAME")
-    parser.add_argument("--source", metavar="PATH", help="folder of the native release")
+    parser.add_argument("--source", metavar="PATH_OR_URL", help="the release, or its archives")
     parser.add_argument("--out", metavar="URL", help="of the set; of several splits, their parent")
     parser.add_argument("--split", action="append", metavar="S", help="default: every split")
     parser.add_argument("--workers", type=_positive, metavar="N", help="default: every core")
     parser.add_argument(
         "--check", choices=("full", "header"), help="decode every image once, or not"
     )
+    parser.add_argument("--recode", metavar="jpeg:Q", help="store scenes as JPEG of quality Q")
+    parser.add_argument("--max-side", type=_positive, metavar="N", help="with --recode: reduce")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+    parser.add_argument(
+        "--retry-quarantined", action="store_true", help="try again what could not be used"
+    )
+    parser.add_argument("--summary", metavar="URL", help="where to write the run's summary as JSON")
     parser.set_defaults(command=_write)
+
+
+def _add_care(commands: Any) -> None:
+    verify = commands.add_parser("verify", help="re-read a shard set and prove it whole")
+    verify.add_argument("url")
+    verify.add_argument("--workers", type=_positive, metavar="N", help="default: every core")
+    verify.set_defaults(command=_verify)
+    inspect = commands.add_parser("inspect", help="a page to look at before spending GPU weeks")
+    inspect.add_argument("url")
+    inspect.add_argument("--out", required=True, metavar="PAGE.html", type=Path)
+    inspect.set_defaults(command=_inspect)
+    forget = commands.add_parser("forget", help="remove people from a shard set")
+    forget.add_argument("url")
+    forget.add_argument("--identities", metavar="FILE", help="one a line")
+    forget.add_argument("--keys", metavar="FILE", help="of samples, one a line")
+    forget.set_defaults(command=_forget)
 
 
 def _positive(text: str) -> int:
@@ -59,19 +85,24 @@ def _positive(text: str) -> int:
 
 def _write(options: argparse.Namespace) -> None:
     requests, workers = _requests(options)
-    if options.dry_run:
-        for prepared in prepare_sets(requests):
-            print("\n".join(plan_lines(prepared)))
-        return
-    from sharding.job import (
-        write_sets,  # Ray takes seconds to import; the other commands do without
-    )
+    # Ray takes seconds to import; the other commands do without.
+    from sharding.job import ShardsFailed, write_sets
+    from sharding.summary import plan_report, run_summary, table_lines, written_lines
 
-    manifests = write_sets(requests, workers)
-    for request, manifest in zip(requests, manifests, strict=True):
-        for line in written_lines(manifest, request.out):
-            print(line)
-    print("\n".join(table_lines(manifests)))
+    if options.dry_run:
+        cores = workers or len(os.sched_getaffinity(0))
+        for line in plan_report(prepare_sets(requests), cores):
+            print(line, flush=True)
+        return
+    outcomes = write_sets(requests, workers, options.retry_quarantined)
+    for outcome in outcomes:
+        if outcome.manifest is not None:
+            print("\n".join(written_lines(outcome.manifest, outcome.request.out)))
+    print("\n".join(table_lines(outcomes)))
+    if options.summary:
+        Location(absolute(options.summary)).write(run_summary(outcomes))
+    if errors := [outcome.error for outcome in outcomes if outcome.error]:
+        raise ShardsFailed(" ".join(errors))
 
 
 def _requests(options: argparse.Namespace) -> tuple[list[SetRequest], int | None]:
@@ -80,13 +111,12 @@ def _requests(options: argparse.Namespace) -> tuple[list[SetRequest], int | None
     if options.config:
         if given := [name for name, value in {**single, "--split": options.split}.items() if value]:
             raise UserError(f"{given[0]} is not used with --config: write --set KEY=VALUE instead.")
-        check = [f"defaults.check={options.check}"] if options.check else []
-        recipe = load_recipe(options.config, [*options.set, *check])
+        settings = [f"defaults.{setting}" for setting in _settings(options)]
+        recipe = load_recipe(options.config, [*options.set, *settings])
         return recipe.requests(), options.workers or recipe.workers
     if absent := [name for name, value in single.items() if not value]:
         raise UserError(f"write needs {', '.join(absent)}, or --config FILE.")
-    check = [f"check={options.check}"] if options.check else []
-    config = parse_settings(PlanConfig, [*options.set, *check])
+    config = parse_settings(PlanConfig, [*options.set, *_settings(options)])
     splits = options.split or list(find(ADAPTERS, options.dataset, "dataset").splits)
     outs = [options.out if len(splits) == 1 else f"{options.out}/{split}" for split in splits]
     return [
@@ -95,15 +125,50 @@ def _requests(options: argparse.Namespace) -> tuple[list[SetRequest], int | None
     ], options.workers
 
 
+def _settings(options: argparse.Namespace) -> list[str]:
+    """Settings that have an option of their own, as `key=value`."""
+    given = {"check": options.check, "recode": options.recode, "max_side": options.max_side}
+    return [f"{name}={value}" for name, value in given.items() if value is not None]
+
+
 def _verify(options: argparse.Namespace) -> None:
+    from sharding.cluster import ray_session
     from sharding.verify import verify  # brings webdataset and with it torch
 
     try:
-        report = verify(options.url)
+        tar_bytes = sum(shard.tar_bytes for shard in ShardSet(options.url).manifest.shards)
+    except DamagedManifest as error:
+        print(f"{options.url}: DAMAGED.\n{error}")
+        sys.exit(1)
+    alone = options.workers == 1 or (options.workers is None and tar_bytes < VERIFIED_ALONE_BYTES)
+    try:
+        if alone:
+            report = verify(options.url)
+        else:
+            with ray_session(options.workers) as cluster:
+                report = verify(options.url, cluster.map)
     except OSError as error:
         raise UserError(f"{options.url} could not be read to its end: {error}") from None
     print("\n".join(report.lines()))
     sys.exit(1 if report.problems else 0)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from sharding.inspection import inspect
+
+    options.out.write_text(inspect(options.url), encoding="utf-8")
+    print(f"wrote {options.out}")
+
+
+def _forget(options: argparse.Namespace) -> None:
+    from sharding.forget import forget, read_names
+
+    if not options.identities and not options.keys:
+        raise UserError("forget needs --identities FILE or --keys FILE.")
+    identities = read_names(options.identities) if options.identities else {}
+    keys = read_names(options.keys) if options.keys else {}
+    done = forget(options.url, identities, keys)
+    print("\n".join(done.lines({**identities, **keys})))
 
 
 def _miniature(options: argparse.Namespace) -> None:

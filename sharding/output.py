@@ -1,20 +1,16 @@
-"""What already lies at an output, and what is written there last: quarantine and manifest."""
+"""What lies at an output already, and what is written there last: protocols, quarantine and manifest."""
 
-import json
-import os
+import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.shards import (
-    INDEX_SCHEMA,
+    FORGOTTEN,
     MANIFEST,
     OK,
     QUARANTINE,
@@ -23,86 +19,21 @@ from pipeline.shards import (
     Manifest,
     Shard,
     index_name,
+    protocol_name,
     sha256,
+    tar_name,
 )
 from pipeline.store import Location
+from sharding.accounting import ShardAccount, account_shard, add_up
 from sharding.datasets.base import Adapter, Listing
+from sharding.index import WrittenIndex, read_indexes
 from sharding.plan import PLAN_VERSION, Plan, deciding_settings, differences
+from sharding.protocols import restrict
 from sharding.writer import parquet_bytes
 
 LARGEST_GROUPS = 3
-
-
-@dataclass(frozen=True)
-class WrittenIndex:
-    """An index as it lies at the output."""
-
-    table: pa.Table
-    sha256: str
-    plan_hash: str
-    plan: dict[str, Any]
-    """The plan's description."""
-    tar_bytes: int
-    tar_sha256: str
-
-    @classmethod
-    def parse(cls, data: bytes) -> "WrittenIndex":
-        """Raises whatever pyarrow has for damaged bytes, KeyError or ValueError."""
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-        if table.schema.remove_metadata() != INDEX_SCHEMA:
-            raise ValueError("other columns than an index has")
-        metadata = {k.decode(): v.decode() for k, v in table.schema.metadata.items()}
-        return cls(
-            table=table.replace_schema_metadata(),
-            sha256=sha256(data),
-            plan_hash=metadata["plan_hash"],
-            plan=json.loads(metadata["plan"]),
-            tar_bytes=int(metadata["tar_bytes"]),
-            tar_sha256=metadata["tar_sha256"],
-        )
-
-    def count(self, status: str) -> int:
-        return int(pc.sum(pc.equal(self.table["status"], status)).as_py() or 0)
-
-
-def check_destination(out: Location) -> None:
-    """Raises UserError if nothing can be written below `out`, before hours went into it."""
-    if out.is_local:
-        nearest = next(p for p in (Path(out.path), *Path(out.path).parents) if p.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise UserError(
-                f"cannot write to {out.url}: {nearest} is not a folder one may write to."
-            )
-    elif out.url.startswith("memory://"):
-        raise UserError(
-            f"cannot write to {out.url}: workers are processes of their own and share no memory. Name a "
-            "folder or an object store."
-        )
-    else:
-        _check_bucket(out)
-
-
-def _check_bucket(out: Location) -> None:
-    bucket = out.url.partition("://")[2].split("/")[0]
-    if not bucket:
-        raise UserError(
-            f"{out.url} names no bucket; write {out.url.partition('://')[0]}://BUCKET/..."
-        )
-    try:
-        out.fs.info(bucket)
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(
-            f"cannot write to {out.url}: there is no bucket {bucket!r}. Create it first."
-        ) from None
-    except PermissionError as error:
-        raise UserError(
-            f"cannot write to {out.url}: not allowed to use the bucket {bucket!r} ({error}). Check the "
-            "store's environment variables or credential file."
-        ) from None
-    except Exception as error:  # each store's client has errors of its own
-        raise UserError(f"cannot reach {out.url}: {type(error).__name__}: {error}") from None
+CHILD = re.compile(r"shards/v\d+/s?\d+-g\d+\.(?:tar|parquet)")
+SUPPLEMENT = re.compile(r"shards/v0/(s\d{6})\.parquet")
 
 
 def finished_shards(out: Location, plan: Plan) -> set[str]:
@@ -110,30 +41,17 @@ def finished_shards(out: Location, plan: Plan) -> set[str]:
 
     Raises UserError, naming the difference, if another plan's shards lie there.
     """
-    files = set(out.list_files())
+    sizes = out.file_sizes()
+    indexes = [n for n in sorted(sizes) if n.startswith("shards/") and n.endswith(".parquet")]
     done = set()
-    for name in sorted(file for file in files if file.startswith("shards/")):
-        if name.endswith(".parquet") and (written := read_index(out.child(name))) is not None:
+    for name, written in read_indexes(out, indexes):
+        if written is not None:
             _refuse_other_plan(out, plan, written)
-            if _tar_is_whole(out, files, name, written):
+            if sizes.get(name.removesuffix(".parquet") + ".tar") == written.tar_bytes:
                 done.add(name)
-    return {
-        shard.name
-        for shard in plan.shards
-        if all(index_name(variant, shard.name) in done for variant in range(plan.variants))
-    }
-
-
-def read_index(location: Location) -> WrittenIndex | None:
-    """None if there is none, or it is damaged."""
-    try:
-        data = location.read()
-    except FileNotFoundError:
-        return None
-    try:
-        return WrittenIndex.parse(data)
-    except (OSError, pa.ArrowException, KeyError, ValueError):  # of parsing: `data` is in memory
-        return None
+    names = map(plan.shards.name, range(len(plan.shards)))
+    variants = range(plan.variants)
+    return {name for name in names if all(index_name(v, name) in done for v in variants)}
 
 
 def _refuse_other_plan(out: Location, plan: Plan, written: WrittenIndex) -> None:
@@ -147,39 +65,86 @@ def _refuse_other_plan(out: Location, plan: Plan, written: WrittenIndex) -> None
     )
 
 
-def _tar_is_whole(out: Location, files: set[str], name: str, written: WrittenIndex) -> bool:
-    tar = name.removesuffix(".parquet") + ".tar"
-    return tar in files and out.child(tar).size() == written.tar_bytes
-
-
 def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
-    """Writes quarantine.parquet and, last of all, the manifest. Every shard must be there.
+    """Writes protocols, quarantine.parquet and, last of all, the manifest. Every shard must be there.
 
     Raises UserError, and writes no manifest, if no sample could be used.
     """
-    _remove_temporaries(out)
-    shards, tables = [], []
-    for shard, written in _written_shards(out, plan):
-        shards.append(shard)
-        if shard.variant == 0:
-            tables.append(written.table)
-    rows = pa.concat_tables(tables)
-    quarantined = rows.filter(pc.equal(rows["status"], QUARANTINED))
-    out.child(QUARANTINE).write(parquet_bytes(quarantined))
-    if len(quarantined) == len(rows):
+    out.sweep()
+    names = [plan.shards.name(number) for number in range(len(plan.shards))]
+    template = _manifest(plan, adapter, listing)
+    protocols = _write_protocols(out, plan, listing)
+    supplements = find_supplements(out, template.variants)
+    return complete(out, template.model_copy(update={"protocols": protocols}), names, supplements)
+
+
+def complete(
+    out: Location, template: Manifest, names: Sequence[str], supplements: Sequence[str]
+) -> Manifest:
+    """Adds up the indexes of planned shards and of supplements into the rest of `template`."""
+    shards: list[Shard] = []
+    accounts: list[ShardAccount] = []
+    for variant in range(template.variants):
+        wanted = {index_name(variant, name): name for name in (*names, *supplements)}
+        for file, written in read_indexes(out, wanted):
+            if written is None or written.plan_hash != template.plan_hash:
+                raise UserError(
+                    f"{out.url}/{file} vanished or was replaced while the job ran: run it again."
+                )
+            shards.append(_shard(wanted[file], variant, written, wanted[file] in supplements))
+            if variant == 0:
+                accounts.append(account_shard(shards[-1], written.table))
+    account = add_up(accounts)
+    listed = parquet_bytes(account.quarantine)
+    out.child(QUARANTINE).write(listed)
+    if not account.samples:
         raise UserError(
-            f"{plan.dataset} {plan.split}: not one sample could be used ({_grouped(quarantined)}; see "
-            f"{out.child(QUARANTINE).url}). Look at the source, and remove {out.url} before the next try."
+            f"{template.dataset} {template.split}: not one sample could be used "
+            f"({_grouped(account.quarantine)}; see {out.child(QUARANTINE).url}). Look at the source, and "
+            f"remove {out.url} before the next try."
         )
-    manifest = _manifest(plan, adapter, listing, shards, rows)
+    manifest = template.model_copy(
+        update={
+            **account.claims(),
+            "shards": tuple(shards),
+            "quarantine_sha256": sha256(listed),
+        }
+    )
     out.child(MANIFEST).write(manifest.to_json())
     return manifest
 
 
+def has_child_shards(out: Location) -> bool:
+    """Whether `forget` wrote here."""
+    return any(CHILD.fullmatch(file) for file in out.list_files())
+
+
+def find_manifest(out: Location) -> Manifest | None:
+    """None if there is none, or it is damaged."""
+    try:
+        return Manifest.from_json(out.child(MANIFEST).read())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def find_supplements(out: Location, variants: int) -> list[str]:
+    """Names of the shards that `--retry-quarantined` wrote and that are complete in all variants."""
+    files = set(out.list_files())
+    found = [match[1] for match in map(SUPPLEMENT.fullmatch, sorted(files)) if match]
+    return [
+        name
+        for name in found
+        if all({index_name(v, name), tar_name(v, name)} <= files for v in range(variants))
+    ]
+
+
 def quarantine_summary(out: Location) -> str:
     """`12 missing from the source, 1 truncated JPEG; see .../quarantine.parquet`, of a finished set."""
-    location = out.child(QUARANTINE)
-    return f"{_grouped(pq.read_table(pa.BufferReader(location.read())))}; see {location.url}"
+    return f"{_grouped(read_quarantine(out))}; see {out.child(QUARANTINE).url}"
+
+
+def read_quarantine(out: Location) -> pa.Table:
+    return pq.read_table(pa.BufferReader(out.child(QUARANTINE).read()))
 
 
 def _grouped(quarantined: pa.Table) -> str:
@@ -191,18 +156,7 @@ def _grouped(quarantined: pa.Table) -> str:
     return ", ".join(shown)
 
 
-def _written_shards(out: Location, plan: Plan) -> Iterator[tuple[Shard, WrittenIndex]]:
-    for variant in range(plan.variants):
-        for planned in plan.shards:
-            written = read_index(out.child(index_name(variant, planned.name)))
-            if written is None:
-                raise UserError(
-                    f"{out.url}/{index_name(variant, planned.name)} vanished while the job ran: run it again."
-                )
-            yield _shard(planned.name, variant, written), written
-
-
-def _shard(name: str, variant: int, written: WrittenIndex) -> Shard:
+def _shard(name: str, variant: int, written: WrittenIndex, supplement: bool) -> Shard:
     return Shard(
         name=name,
         variant=variant,
@@ -212,39 +166,53 @@ def _shard(name: str, variant: int, written: WrittenIndex) -> Shard:
         planned=written.table.num_rows,
         ok=written.count(OK),
         quarantined=written.count(QUARANTINED),
+        forgotten=written.count(FORGOTTEN),
+        supplement=supplement,
     )
 
 
-def _manifest(
-    plan: Plan, adapter: Adapter, listing: Listing, shards: list[Shard], rows: pa.Table
-) -> Manifest:
-    def total(column: str) -> int:
-        return int(pc.sum(rows[column]).as_py() or 0)
-
-    identities = pc.unique(pc.list_flatten(rows["identities"])).to_pylist()
-    settings: dict[str, Any] = {
-        "plan_version": PLAN_VERSION,
-        **deciding_settings(plan.config, plan.task),
-    }
+def _manifest(plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
+    """What the plan and the listing know; the sums are not known yet."""
     return Manifest(
         dataset=plan.dataset,
         domain=plan.dataset,
         split=plan.split,
         task=plan.task,
-        shards=tuple(shards),
+        shards=(),
         variants=plan.variants,
-        samples=sum(shard.ok for shard in shards if shard.variant == 0),
-        quarantined=sum(shard.quarantined for shard in shards if shard.variant == 0),
+        samples=0,
+        quarantined=0,
         excluded=plan.excluded,
         source_samples=plan.source_samples,
-        persons=total("persons"),
-        ignored=total("ignored"),
-        identities=tuple(sorted(identities)),
+        persons=0,
+        ignored=0,
         counts=compare_counts(adapter, plan.split, listing),
-        settings=settings,
+        settings=manifest_settings(plan),
         plan_hash=plan.hash,
         licence=adapter.licence,
+        homepage=adapter.homepage,
     )
+
+
+def manifest_settings(plan: Plan) -> dict[str, Any]:
+    return {"plan_version": PLAN_VERSION, **deciding_settings(plan.config, plan.task)}
+
+
+def _write_protocols(out: Location, plan: Plan, listing: Listing) -> dict[str, str]:
+    """sha256 of each file, by the protocol's name."""
+    if not listing.protocols:
+        return {}
+    known = pa.array([planned.source.key for planned in _planned(plan)])
+    hashes = {}
+    for name, protocol in listing.protocols.items():
+        data = parquet_bytes(restrict(protocol, known))
+        out.child(protocol_name(name)).write(data)
+        hashes[name] = sha256(data)
+    return hashes
+
+
+def _planned(plan: Plan) -> Iterator[Any]:
+    return (planned for shard in plan.shards for planned in shard.samples)
 
 
 def compare_counts(adapter: Adapter, split: str, listing: Listing) -> tuple[CountCheck, ...]:
@@ -259,10 +227,3 @@ def compare_counts(adapter: Adapter, split: str, listing: Listing) -> tuple[Coun
         for published in adapter.splits[split]
         if published.what in listing.found
     )
-
-
-def _remove_temporaries(out: Location) -> None:
-    """What killed writers left. A live second writer loses a scratch file at most, and tries again."""
-    if out.is_local:
-        for scratch in Path(out.path).rglob(".*.tmp"):
-            scratch.unlink(missing_ok=True)

@@ -1,26 +1,31 @@
 """Which sample goes into which shard: a pure function of the listing and the settings.
 
 Nothing is opened to make a plan, so it is the same on every machine and on every re-run, and its hash
-stands for everything that decides the bytes of the shards.
+stands for everything that decides the bytes of the shards. It is arrays of numbers into the listing, so
+that millions of samples fit; a shard's samples are made when the shard is looked at.
 """
 
 import hashlib
-import heapq
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
 
-from pydantic import Field
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from pipeline.annotation import Task
 from pipeline.config import Config
 from pipeline.errors import UserError
 from sharding.canvas import CanvasConfig
-from sharding.datasets.base import Adapter, Listing, SourceSample
+from sharding.datasets.base import Adapter, FaultySample, Listing, SourceSample
+from sharding.filters import FilterConfig, Rule, make_rules
 from sharding.image import Check
+from sharding.ordering import Numbers, cut, digest, heads_of, sort_digests, turns
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 """Raised whenever the same source and settings give other bytes than before."""
 
 SUBSET_SALT = "hybrid-person-search subset v1"
@@ -34,10 +39,16 @@ class PlanConfig(Config):
     """`full` decodes every image once, so that readers may trust it; `header` looks at headers only."""
     subset: int | None = Field(default=None, gt=0)
     """Take the N samples with the smallest sha256(salt + key); a larger N only adds to them."""
+    filters: FilterConfig = FilterConfig()
+    """Which samples are taken at all."""
     keep_metadata: bool = False
     """Keep EXIF, XMP, IPTC and text of scenes, so that their bytes equal the source's."""
+    recode: str | None = Field(default=None, pattern=r"^jpeg:(100|[5-9]\d)$")
+    """`jpeg:95` stores scenes as JPEG of that quality, instead of the source's own coded pixels."""
+    max_side: int | None = Field(default=None, ge=64)
+    """With `recode`: larger scenes are reduced to this many pixels on their longer side, boxes with them."""
     shard_bytes: int = Field(default=256 << 20, gt=0)
-    """Target size of a shard of scenes."""
+    """Target size of a shard of scenes, in bytes of the source."""
     shard_crops: int = Field(default=2000, gt=0)
     """Target number of canvases in a shard."""
     group: int = Field(default=1, gt=0)
@@ -46,6 +57,12 @@ class PlanConfig(Config):
     """How re-ID crops are put on canvases."""
     max_missing: float = Field(default=0.01, ge=0, le=1)
     """Largest share of samples that the source may name and lack; with more, nothing is written."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "PlanConfig":
+        if self.max_side is not None and self.recode is None:
+            raise ValueError("max_side needs recode, such as jpeg:95")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +80,65 @@ class ShardPlan:
     samples: tuple[PlannedSample, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Shards(Sequence[ShardPlan]):
+    """The shards of a plan, each made when it is asked for."""
+
+    listing: Listing
+    order: Numbers
+    """Samples in their order: a number into the listing's samples, then into its faulty ones."""
+    runs: Numbers
+    """The run of each, counted over the whole plan."""
+    starts: Numbers
+    """Where in `order` each shard begins; one more for the end."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> ShardPlan: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ShardPlan]: ...
+    def __getitem__(self, index: int | slice) -> ShardPlan | list[ShardPlan]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        number = range(len(self))[index]
+        part = slice(self.starts[number], self.starts[number + 1])
+        first = self.runs[part.start]
+        samples = (
+            _planned(self.listing, int(place), int(run - first))
+            for place, run in zip(self.order[part], self.runs[part])
+        )
+        return ShardPlan(self.name(number), tuple(samples))
+
+    def name(self, number: int) -> str:
+        return f"{number:06d}"
+
+    def size(self, number: int) -> int:
+        """Samples in a shard."""
+        return int(self.starts[number + 1] - self.starts[number])
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     dataset: str
     split: str
     task: Task
     config: PlanConfig
-    shards: tuple[ShardPlan, ...]
+    shards: Shards
     excluded: dict[str, int]
     source_samples: int
     """Planned and excluded ones together, as the adapter counted them."""
+    source_bytes: int
     hash: str
 
     @property
     def samples(self) -> int:
-        return sum(len(shard.samples) for shard in self.shards)
+        return len(self.shards.order)
 
     @property
     def variants(self) -> int:
         return self.config.canvas.variants if self.task == "reid" else 1
-
-    @property
-    def source_bytes(self) -> int:
-        return sum(p.source.size_bytes for shard in self.shards for p in shard.samples)
 
     def description(self) -> dict[str, Any]:
         """What to compare by name when the hashes of two plans differ."""
@@ -102,39 +155,37 @@ class Plan:
 
 def make_plan(adapter: Adapter, split: str, listing: Listing, config: PlanConfig) -> Plan:
     """Raises UserError if the settings do not fit the dataset or nothing is left to write."""
-    if config.group > 1 and adapter.task != "reid":
-        raise UserError(
-            f"group: {config.group} needs re-ID crops, and {adapter.name} holds scenes."
-        )
-    faulty = [SourceSample(faulty.key, "", faulty.origin, 0) for faulty in listing.faulty]
-    candidates = _unique([*listing.samples, *faulty])
-    chosen = candidates if config.subset is None else _subset(candidates, config.subset)
-    excluded = {
-        **listing.excluded,
-        "repeated key": len(listing.samples) + len(faulty) - len(candidates),
-        f"outside of the subset of {config.subset}": len(candidates) - len(chosen),
-    }
-    reasons = {faulty.key: faulty.reason for faulty in listing.faulty}
-    if all(sample.key in reasons for sample in chosen):
-        raise UserError(f"{adapter.name} {split}: the source holds no sample to write.")
-    runs = _ordered_runs(chosen, config)
-    shards = tuple(
-        ShardPlan(f"{number:06d}", tuple(_number_runs(part, reasons)))
-        for number, part in enumerate(_split(runs, adapter.task, config))
-    )
-    counted = {rule: number for rule, number in excluded.items() if number}
+    _check_settings(adapter, config)
+    chosen, excluded = _choose(listing, config, make_rules(config.filters, adapter.task))
+    if not (chosen.order < len(listing.samples)).any():
+        rules = "; ".join(f"{rule}: {number:,}" for rule, number in excluded.items())
+        left_out = f" ({rules})" if rules else ""
+        raise UserError(f"{adapter.name} {split}: the source holds no sample to write{left_out}.")
+    order, runs = _put_in_runs(listing, chosen, config)
+    weights = np.ones_like(order) if adapter.task == "reid" else chosen.sizes[order]
+    target = config.shard_crops if adapter.task == "reid" else config.shard_bytes
+    shards = Shards(listing, order, runs, cut(runs, weights, target))
     identity = [PLAN_VERSION, adapter.name, split, deciding_settings(config, adapter.task)]
-    plan_hash = _hash(identity, shards)
     return Plan(
-        adapter.name, split, adapter.task, config, shards, counted, listing.total, plan_hash
+        dataset=adapter.name,
+        split=split,
+        task=adapter.task,
+        config=config,
+        shards=shards,
+        excluded=excluded,
+        source_samples=listing.total,
+        source_bytes=int(chosen.sizes[order].sum()),
+        hash=_hash(identity, shards, chosen.claims),
     )
 
 
 def deciding_settings(config: PlanConfig, task: Task) -> dict[str, Any]:
     """The settings that decide the bytes of shards of this task."""
-    of_crops, of_scenes = {"canvas", "group", "shard_crops"}, {"keep_metadata", "shard_bytes"}
+    of_crops = {"canvas", "group", "shard_crops"}
+    of_scenes = {"keep_metadata", "recode", "max_side", "shard_bytes"}
     others = of_scenes if task == "reid" else of_crops
-    return config.model_dump(mode="json", exclude={"max_missing", *others})
+    settings = config.model_dump(mode="json", exclude={"max_missing", *others})
+    return {**settings, "filters": {**settings["filters"], **config.filters.contents()}}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -147,80 +198,149 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> I
             yield f"{prefix}{name}: {before} -> {after}"
 
 
-def _unique(samples: list[SourceSample]) -> list[SourceSample]:
-    """The first sample of each key."""
-    by_key: dict[str, SourceSample] = {}
-    for sample in samples:
-        by_key.setdefault(sample.key, sample)
-    return list(by_key.values())
+def _check_settings(adapter: Adapter, config: PlanConfig) -> None:
+    if config.group > 1 and adapter.task != "reid":
+        raise UserError(
+            f"group: {config.group} needs re-ID crops, and {adapter.name} holds scenes."
+        )
+    if config.max_side is not None and adapter.task == "search":
+        raise UserError(
+            f"max_side: {config.max_side} would move the people of {adapter.name} from where its protocol "
+            "says that they are; a benchmark keeps its size."
+        )
 
 
-def _subset(samples: list[SourceSample], size: int) -> list[SourceSample]:
-    return heapq.nsmallest(size, samples, key=lambda sample: _digest(SUBSET_SALT, sample.key))
+@dataclass
+class _Chosen:
+    """Samples that are taken, in keyed order; other columns are by number in the listing."""
+
+    order: Numbers
+    sizes: Numbers
+    """Bytes of every sample of the listing."""
+    identities: Numbers
+    """Number of the identity; -1 unlabelled."""
+    claims: NDArray[np.uint64]
+    """(N, 2): digest of all that the source says about each."""
 
 
-def _digest(*parts: object) -> bytes:
-    return hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
+@dataclass
+class _Columns:
+    """What a plan needs to know of every sample of a listing, gathered in one pass over them."""
+
+    digests: bytearray = field(default_factory=bytearray)
+    claims: bytearray = field(default_factory=bytearray)
+    subset_digests: bytearray = field(default_factory=bytearray)
+    sizes: "array[int]" = field(default_factory=lambda: array("q"))
+    rules: bytearray = field(default_factory=bytearray)
+    """0 kept; else 1 + the number of the rule that leaves it out."""
+    identities: "array[int]" = field(default_factory=lambda: array("q"))
 
 
-def _ordered_runs(samples: list[SourceSample], config: PlanConfig) -> list[list[SourceSample]]:
-    """Runs of at most `group` crops of one identity, in keyed order; without identity, runs of one."""
-    ordered = sorted(samples, key=lambda sample: _digest("order", config.seed, sample.key))
+def _choose(
+    listing: Listing, config: PlanConfig, rules: Sequence[Rule]
+) -> tuple[_Chosen, dict[str, int]]:
+    """What is left of a listing, and how many samples each rule leaves out."""
+    columns = _gather(listing, config, rules)
+    order, places = sort_digests(columns.digests)
+    repeated = np.concatenate([[False], (order[1:] == order[:-1]).all(1)])
+    left_out = np.frombuffer(columns.rules, np.uint8)[places]
+    kept = places[~repeated & (left_out == 0)]
+    subset = kept if config.subset is None else _subset(kept, columns.subset_digests, config.subset)
+    excluded = {
+        **listing.excluded,
+        "repeated key": int(repeated.sum()),
+        **{
+            rule.name: int((~repeated & (left_out == number)).sum())
+            for number, rule in enumerate(rules, start=1)
+        },
+        f"outside of the subset of {config.subset}": len(kept) - len(subset),
+    }
+    chosen = _Chosen(
+        subset,
+        np.array(columns.sizes),
+        np.array(columns.identities),
+        np.frombuffer(columns.claims, np.uint64).reshape(-1, 2),
+    )
+    return chosen, {rule: number for rule, number in excluded.items() if number}
+
+
+def _gather(listing: Listing, config: PlanConfig, rules: Sequence[Rule]) -> _Columns:
+    columns = _Columns()
+    numbers: dict[str, int] = {}
+    for place, sample in enumerate(_all_samples(listing)):
+        columns.digests += digest("order", config.seed, sample.key)
+        columns.claims += digest(_claims(sample))
+        if config.subset is not None:
+            columns.subset_digests += digest(SUBSET_SALT, sample.key)
+        columns.sizes.append(sample.size_bytes)
+        known = place < len(listing.samples)
+        asked = (
+            (number, rule) for number, rule in enumerate(rules, start=1) if known or rule.by_key
+        )
+        columns.rules.append(next((number for number, rule in asked if not rule.passes(sample)), 0))
+        if config.group > 1:
+            identity = sample.persons[0].identity if sample.persons else None
+            new = len(numbers)
+            columns.identities.append(-1 if identity is None else numbers.setdefault(identity, new))
+    return columns
+
+
+def _all_samples(listing: Listing) -> Iterator[SourceSample]:
+    yield from listing.samples
+    for faulty in listing.faulty:
+        yield _placeholder(faulty)
+
+
+def _placeholder(faulty: FaultySample) -> SourceSample:
+    return SourceSample(faulty.key, "", faulty.origin, 0)
+
+
+def _planned(listing: Listing, place: int, run: int) -> PlannedSample:
+    if place < len(listing.samples):
+        return PlannedSample(listing.samples[place], run)
+    faulty = listing.faulty[place - len(listing.samples)]
+    return PlannedSample(_placeholder(faulty), run, faulty.reason)
+
+
+def _subset(kept: Numbers, digests: bytearray, size: int) -> Numbers:
+    """Of `kept`, in its order, the `size` samples with the smallest digests."""
+    _, by_digest = sort_digests(digests, kept)
+    return kept[np.sort(by_digest[:size])]
+
+
+def _put_in_runs(listing: Listing, chosen: _Chosen, config: PlanConfig) -> tuple[Numbers, Numbers]:
+    """Order and run of each sample: runs of at most `group` crops of one identity, in keyed order;
+    without identity, runs of one."""
+    order = chosen.order
     if config.group == 1:
-        return [[sample] for sample in ordered]
-    open_runs: dict[str, list[SourceSample]] = {}
-    runs: list[list[SourceSample]] = []
-    for sample in ordered:
-        identity = sample.persons[0].identity if sample.persons else None
-        run = open_runs.get(identity, []) if identity is not None else []
-        if not run:
-            runs.append(run)
-        run.append(sample)
-        if identity is not None:
-            open_runs[identity] = run if len(run) < config.group else []
-    return sorted(runs, key=lambda run: _digest("runs", config.seed, run[0].key))
+        return order, np.arange(len(order))
+    identities = chosen.identities[order]
+    heads = (turns(identities) % config.group == 0) | (identities < 0)
+    keys = (_planned(listing, int(place), 0).source.key for place in order[heads])
+    _, by_digest = sort_digests(b"".join(digest("runs", config.seed, key) for key in keys))
+    rank = np.empty_like(by_digest)
+    rank[by_digest] = np.arange(len(by_digest))
+    runs = rank[heads_of(identities, heads)]
+    together = np.argsort(runs, kind="stable")
+    return order[together], runs[together]
 
 
-def _split(
-    runs: list[list[SourceSample]], task: Task, config: PlanConfig
-) -> Iterator[list[list[SourceSample]]]:
-    """Cuts the runs into shards of about equal weight (bytes of scenes, number of crops)."""
-    weights = [len(run) if task == "reid" else sum(s.size_bytes for s in run) for run in runs]
-    total = max(1, sum(weights))
-    shards = -(-total // (config.shard_crops if task == "reid" else config.shard_bytes))
-    part: list[list[SourceSample]] = []
-    before, number = 0, 0
-    for run, weight in zip(runs, weights):
-        if part and before * shards // total > number:
-            number = before * shards // total
-            yield part
-            part = []
-        part.append(run)
-        before += weight
-    yield part
+def _hash(identity: Any, shards: Shards, claims: NDArray[np.uint64]) -> str:
+    total = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    for column in (claims[shards.order], shards.runs, shards.starts):
+        total.update(np.ascontiguousarray(column).tobytes())
+    known = len(shards.listing.samples)
+    for place in shards.order[shards.order >= known]:
+        faulty = shards.listing.faulty[place - known]
+        total.update(f"\n{faulty.key} {faulty.reason}".encode())
+    return total.hexdigest()
 
 
-def _number_runs(
-    runs: list[list[SourceSample]], reasons: Mapping[str, str]
-) -> Iterator[PlannedSample]:
-    for number, run in enumerate(runs):
-        for sample in run:
-            yield PlannedSample(sample, number, reasons.get(sample.key))
+_encode = json.JSONEncoder(sort_keys=True).encode
 
 
-def _hash(identity: Any, shards: Iterable[ShardPlan]) -> str:
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    for shard in shards:
-        digest.update(f"\n{shard.name}".encode())
-        for planned in shard.samples:
-            digest.update(f"\n{planned.run} {planned.fault} ".encode())
-            digest.update(_sample_line(planned.source))
-    return digest.hexdigest()
-
-
-def _sample_line(sample: SourceSample) -> bytes:
+def _claims(sample: SourceSample) -> str:
     """All that the source says about a sample but where exactly it lies (`locator`)."""
     persons = [person.model_dump_json(exclude_defaults=True) for person in sample.persons]
     claims = [sample.expected_size, sample.tags, sample.extra]
-    line = [sample.key, sample.origin, sample.size_bytes, persons, claims]
-    return json.dumps(line, sort_keys=True).encode()
+    return _encode([sample.key, sample.origin, sample.size_bytes, persons, claims])

@@ -1,14 +1,21 @@
 """What is checked before anything is written: the source, the settings, the destination."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
+from pipeline.shards import Manifest
 from pipeline.store import Location
+from sharding.convert import Conversion
 from sharding.datasets.base import Listing
-from sharding.output import check_destination, finished_shards
-from sharding.plan import Plan, ShardPlan, make_plan
+from sharding.destination import check_destination
+from sharding.output import find_manifest, finished_shards, has_child_shards
+from sharding.plan import Plan, make_plan
 from sharding.recipe import SetRequest
+from sharding.writer import ShardJob
+
+DECODE_BYTES = 300 << 20
+"""For decoding one image, besides what a worker takes anyway. The largest of CrowdHuman fits."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +25,53 @@ class PreparedSet:
     request: SetRequest
     plan: Plan
     listing: Listing
-    todo: tuple[ShardPlan, ...]
+    todo: tuple[int, ...]
+    """Numbers of the shards that are not there yet."""
+    child: Manifest | None = None
+    """A later generation that was made of the set: it must not be written over."""
 
     @property
     def name(self) -> str:
         return f"{self.plan.dataset} {self.plan.split}"
 
+    @property
+    def samples_todo(self) -> int:
+        return sum(self.plan.shards.size(number) for number in self.todo)
+
+    def conversion(self) -> Conversion:
+        return conversion_of(self.request, self.plan.variants)
+
+    def jobs(self) -> Iterator[ShardJob]:
+        conversion, description = self.conversion(), self.plan.description()
+        for number in self.todo:
+            yield ShardJob(
+                conversion,
+                self.plan.shards[number],
+                self.request.out,
+                self.plan.hash,
+                description,
+            )
+
+
+def conversion_of(request: SetRequest, variants: int) -> Conversion:
+    return Conversion(
+        adapter=request.adapter,
+        source=request.source,
+        split=request.split,
+        config=request.config,
+        variants=variants,
+        memory=DECODE_BYTES,
+    )
+
 
 def prepare_sets(requests: Sequence[SetRequest]) -> list[PreparedSet]:
     """Raises UserError if two sets would be written to one place, or `prepare` does."""
+    check_outputs(requests)
+    return [prepare(request) for request in requests]
+
+
+def check_outputs(requests: Sequence[SetRequest]) -> None:
+    """Raises UserError if two sets would be written to one place."""
     by_out: dict[str, SetRequest] = {}
     for request in requests:
         other = by_out.setdefault(request.out.rstrip("/"), request)
@@ -35,7 +80,6 @@ def prepare_sets(requests: Sequence[SetRequest]) -> list[PreparedSet]:
                 f"{_describe(other)} and {_describe(request)} would both be written to {request.out}. "
                 "Write one of them elsewhere, or leave it out."
             )
-    return [prepare(request) for request in requests]
 
 
 def prepare(request: SetRequest) -> PreparedSet:
@@ -48,7 +92,17 @@ def prepare(request: SetRequest) -> PreparedSet:
     _check_complete(request, listing)
     plan = make_plan(request.adapter, request.split, listing, request.config)
     done = finished_shards(out, plan)
-    todo = tuple(shard for shard in plan.shards if shard.name not in done)
+    manifest = find_manifest(out)
+    if manifest is not None and manifest.generation:
+        return PreparedSet(request, plan, listing, (), manifest)
+    if has_child_shards(out):
+        raise UserError(
+            f"{request.out} holds shards that `forget` wrote, and no whole manifest of them. Run forget "
+            "again with the same names if it was interrupted, or bring manifest.json back: writing the set "
+            "anew would bring back who was forgotten."
+        )
+    numbers = range(len(plan.shards))
+    todo = tuple(number for number in numbers if plan.shards.name(number) not in done)
     return PreparedSet(request, plan, listing, todo)
 
 
@@ -64,4 +118,4 @@ def _check_complete(request: SetRequest, listing: Listing) -> None:
 
 
 def _describe(request: SetRequest) -> str:
-    return f"{request.adapter.name} {request.split} from {request.source}"
+    return f"{request.adapter.name} {request.split} from {request.source.url}"

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ from pydantic import Field
 
 from pipeline.config import C, Config, apply_override, load_config, parse_config
 from pipeline.errors import UserError
+from pipeline.store import Location
 from sharding.datasets import ADAPTERS
 from sharding.datasets.base import Adapter
 from sharding.plan import PlanConfig
+from sharding.source import Source
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,23 @@ class SetRequest:
     """One split of one dataset, from where it lies to where its shards go."""
 
     adapter: Adapter
-    source: Path
+    source: Source
     split: str
     out: str
     config: PlanConfig
+    expected: int | None = None
+    """Images that it should become."""
 
 
 class SetConfig(Config):
     dataset: str
     """Name of an adapter."""
     source: str
-    """Folder of the native release."""
+    """Folder of the native release, extracted or with its archives as downloaded; local or in a store."""
     split: str
     """One of the adapter's splits."""
+    expected: int | None = Field(default=None, gt=0)
+    """Images that it should become, to be held against what it does."""
     settings: PlanConfig = PlanConfig()
     """What differs from the recipe's `defaults`."""
 
@@ -56,7 +62,8 @@ class RecipeConfig(Config):
         own = one.settings.model_dump(exclude_unset=True)
         settings = parse_config(PlanConfig, _merge(defaults, own), f"sets.{name}")
         out = f"{self.out.rstrip('/')}/{one.dataset}/{one.split}"
-        return make_request(one.dataset, one.source, one.split, out, settings)
+        request = make_request(one.dataset, one.source, one.split, out, settings)
+        return replace(request, expected=one.expected)
 
 
 def load_recipe(path: str, overrides: Iterable[str]) -> RecipeConfig:
@@ -72,17 +79,14 @@ def parse_settings(kind: type[C], overrides: Iterable[str]) -> C:
 
 
 def make_request(dataset: str, source: str, split: str, out: str, config: PlanConfig) -> SetRequest:
-    """Paths become absolute: workers may run in another folder."""
+    """Paths become absolute: workers may run in another folder. Raises UserError."""
     adapter = find(ADAPTERS, dataset, "dataset")
     find(adapter.splits, split, f"split of {dataset}")
-    if "://" in source:
-        raise UserError(
-            f"{source}: a source is a local folder for now. Mount the store or copy the release here, and "
-            "name that folder."
-        )
-    if "://" not in out:
-        out = str(Path(out).expanduser().absolute())
-    return SetRequest(adapter, Path(source).expanduser().absolute(), split, out, config)
+    return SetRequest(adapter, Source(absolute(source)), split, absolute(out), config)
+
+
+def absolute(url: str) -> str:
+    return url if Location(url).scheme else str(Path(url).expanduser().absolute())
 
 
 def find(table: Mapping[str, Any], name: str, what: str) -> Any:

@@ -1,7 +1,11 @@
 """A deterministic tar: POSIX ustar, plain members in the order given, no owner, no time."""
 
 import hashlib
-from types import TracebackType
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from pipeline.store import Location
 
@@ -10,26 +14,19 @@ MAX_NAME, MAX_PREFIX = 100, 155
 
 
 class TarWriter:
-    """Writes into a scratch file; `publish` puts it in place whole. Left unpublished, it vanishes."""
+    """Writes a file that `publish` puts in place whole. Left unpublished, it vanishes."""
 
     def __init__(self, location: Location) -> None:
-        self._location = location
-        self._scratch = location.scratch()
+        self._replacement = location.replacement()
         self._digest = hashlib.sha256()
         self.size = 0
 
     def __enter__(self) -> "TarWriter":
-        self._file = open(self._scratch, "wb")
+        self._new = self._replacement.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
-        self._scratch.unlink(missing_ok=True)
+    def __exit__(self, *error: Any) -> None:
+        self._replacement.__exit__(*error)
 
     def add(self, name: str, data: bytes) -> int:
         """Appends a member; returns the offset of its bytes."""
@@ -41,17 +38,32 @@ class TarWriter:
 
     def publish(self) -> None:
         self._write(bytes(2 * BLOCK))
-        self._file.close()
-        self._location.upload(self._scratch)
+        self._new.publish()
 
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
     def _write(self, data: bytes) -> None:
-        self._file.write(data)
+        self._new.file.write(data)
         self._digest.update(data)
         self.size += len(data)
+
+
+@contextmanager
+def local_copy(location: Location) -> Iterator[Path]:
+    """The file itself, or what was downloaded of it. Raises FileNotFoundError."""
+    if location.is_local:
+        yield Path(location.path)
+        return
+    with tempfile.NamedTemporaryFile() as copy:
+        location.download(copy.name)
+        yield Path(copy.name)
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def ustar_header(name: str, size: int) -> bytes:

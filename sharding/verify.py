@@ -1,41 +1,37 @@
-"""Proves a shard set whole: every byte hashed, every tar read by webdataset's own reader, every sum redone.
+"""Proves a shard set whole: every byte of every file hashed, every tar read, every sum redone.
 
-What is wrong comes back as sentences. Nothing is believed because our own writer wrote it.
+Shards are checked one by one, here or wherever `run` takes them; this process then reads the first
+variant's indexes and keeps of each shard only its keys and its part of the sums.
 """
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from webdataset import tariterators
 
-from pipeline.annotation import Annotation
 from pipeline.shards import (
-    FORGOTTEN,
     MANIFEST,
-    OK,
+    PROTOCOL_SCHEMA,
     QUARANTINE,
-    QUARANTINED,
     Manifest,
     Shard,
     ShardSet,
     index_name,
+    protocol_name,
+    sha256,
     tar_name,
 )
 from pipeline.store import Location
-from sharding.image import Fault, open_image
-from sharding.output import WrittenIndex, read_index
+from sharding.accounting import ShardAccount, account_shard, add_up
+from sharding.index import read_indexes
+from sharding.shard_check import SHOWN, ShardCheck, check_shard, shard_checks, shortened
 
-SHOWN = 20
-
-Row = Mapping[str, Any]
+Run = Callable[[Callable[[ShardCheck], list[str]], Iterable[ShardCheck]], Iterable[list[str]]]
+"""Calls a picklable function with each of the arguments; yields the results in order, as `map` does."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +43,12 @@ class Report:
     def lines(self) -> list[str]:
         manifest = self.manifest
         tars = sum(shard.tar_bytes for shard in manifest.shards)
+        forgotten = f", {manifest.forgotten:,} forgotten" if manifest.forgotten else ""
         summary = (
             f"{manifest.dataset} {manifest.split} at {self.url}: {len(manifest.shards)} shards, "
             f"{tars / 1e6:,.1f} MB, {manifest.samples:,} samples in {manifest.variants} variant(s), "
             f"{manifest.persons:,} persons, {len(manifest.identities):,} identities, "
-            f"{manifest.quarantined:,} quarantined, {sum(manifest.excluded.values()):,} excluded"
+            f"{manifest.quarantined:,} quarantined, {sum(manifest.excluded.values()):,} excluded{forgotten}"
         )
         if not self.problems:
             return [f"{summary}: whole."]
@@ -60,142 +57,69 @@ class Report:
         return [f"{summary}: DAMAGED.", *self.problems[:SHOWN], *rest]
 
 
-def verify(url: str) -> Report:
-    """Raises UserError if there is no finished shard set at `url`."""
+def verify(url: str, run: Run = map) -> Report:
+    """Raises UserError if there is no finished shard set at `url`, or its manifest is damaged."""
     shard_set = ShardSet(url)
     manifest = shard_set.manifest
-    problems: list[str] = []
-    indexes: dict[tuple[int, str], pa.Table] = {}
-    for shard in manifest.shards:
-        found, table = check_shard(shard_set.location, manifest, shard)
+    problems = list(_check_manifest(manifest))
+    for found in run(check_shard, shard_checks(url, manifest)):
         problems += found
-        if table is not None:
-            indexes[shard.variant, shard.name] = table
-    problems += _foreign_files(shard_set.location, manifest)
-    if len(indexes) == len(manifest.shards):
-        problems += _check_sums(manifest, indexes)
-        problems += _check_quarantine(shard_set.location, manifest, indexes)
+    problems += shortened(_foreign_files(shard_set.location, manifest))
+    read = list(_read_first_variant(shard_set))
+    if len(read) == len(shard_set.shards()):
+        problems += _check_plan(manifest, read)
+        problems += _check_sums(shard_set, read)
+        problems += _check_keys(read)
+        problems += _check_protocols(shard_set, read)
     return Report(url, manifest, problems)
 
 
-def check_shard(
-    root: Location, manifest: Manifest, shard: Shard
-) -> tuple[list[str], pa.Table | None]:
-    """What is wrong with one shard, and its index if that is readable. Independent of all others."""
-    name = index_name(shard.variant, shard.name)
-    written = read_index(root.child(name))
-    if written is None:
-        return [f"{name}: missing or damaged"], None
-    if written.sha256 != shard.index_sha256:
-        return [f"{name}: sha256 is not the one in {MANIFEST}"], None
-    problems = [f"{name}: {problem}" for problem in _check_index(manifest, shard, written)]
-    rows = [row for row in written.table.to_pylist() if row["status"] == OK]
-    tar = tar_name(shard.variant, shard.name)
-    problems += [f"{tar}: {problem}" for problem in _check_tar(root.child(tar), shard, rows)]
-    return problems, written.table
+class _ReadIndex(NamedTuple):
+    """What is kept of a shard of the first variant."""
+
+    shard: Shard
+    part: ShardAccount
+    keys: pa.Array
+    plan: dict[str, Any]
 
 
-def _check_index(manifest: Manifest, shard: Shard, written: WrittenIndex) -> Iterator[str]:
-    if written.plan_hash != manifest.plan_hash:
-        yield "belongs to another plan"
-    if written.tar_sha256 != shard.tar_sha256:
-        yield f"names another tar than {MANIFEST} does"
-    counts = (written.table.num_rows, written.count(OK), written.count(QUARANTINED))
-    if counts != (shard.planned, shard.ok, shard.quarantined):
-        yield f"(planned, ok, quarantined) are {counts}, not as in {MANIFEST}"
-    if shard.planned != shard.ok + shard.quarantined + shard.forgotten:
-        yield "planned samples are not the sum of ok, quarantined and forgotten ones"
+def _read_first_variant(shard_set: ShardSet) -> Iterator[_ReadIndex]:
+    """Without the indexes that are not the ones that the manifest names."""
+    shards = shard_set.shards()
+    names = (index_name(0, shard.name) for shard in shards)
+    for shard, (_, written) in zip(shards, read_indexes(shard_set.location, names), strict=True):
+        if written is not None and written.sha256 == shard.index_sha256:
+            keys = written.table["key"].drop_null().combine_chunks()
+            yield _ReadIndex(shard, account_shard(shard, written.table), keys, written.plan)
 
 
-def _check_tar(location: Location, shard: Shard, rows: list[Row]) -> Iterator[str]:
-    try:
-        with _local_copy(location) as path:
-            if path.stat().st_size != shard.tar_bytes:
-                yield f"{path.stat().st_size} bytes, {shard.tar_bytes} in {MANIFEST}"
-            if _file_sha256(path) != shard.tar_sha256:
-                yield f"sha256 is not the one in {MANIFEST}"
-            yield from _check_samples(path, rows)
-    except FileNotFoundError:
-        yield "missing"
+def _check_manifest(manifest: Manifest) -> Iterator[str]:
+    """What the manifest alone must fulfil."""
+    listed = [(shard.variant, shard.name) for shard in manifest.shards]
+    if len(set(listed)) < len(listed):
+        yield f"{MANIFEST}: names a shard twice"
+    if {variant for variant, _ in listed} != set(range(manifest.variants)):
+        yield f"{MANIFEST}: has not the shards of {manifest.variants} variant(s)"
+    first = _plan_fields(manifest, 0)
+    for variant in range(1, manifest.variants):
+        if _plan_fields(manifest, variant) != first:
+            yield f"{MANIFEST}: variant {variant} has other shards than variant 0"
+    parent = manifest.parent or ""
+    if bool(manifest.generation) != bool(re.fullmatch("[0-9a-f]{64}", parent)):
+        yield f"{MANIFEST}: generation {manifest.generation} of parent {manifest.parent}"
 
 
-@contextmanager
-def _local_copy(location: Location) -> Iterator[Path]:
-    if location.is_local:
-        yield Path(location.path)
-        return
-    path = location.scratch()
-    try:
-        location.download(path)
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_samples(path: Path, rows: list[Row]) -> Iterator[str]:
-    """Reads the tar as any user of webdataset would."""
-    expected = iter(rows)
-    try:
-        with open(path, "rb") as stream, open(path, "rb") as direct:
-            files = tariterators.tar_file_expander([{"url": str(path), "stream": stream}])
-            for sample in tariterators.group_by_keys(files):
-                row = next(expected, None)
-                if row is None or sample["__key__"] != row["key"]:
-                    yield f"holds {sample['__key__']!r} where the index says {row and row['key']!r}"
-                    return
-                yield from (f"{row['key']}: {p}" for p in _check_sample(sample, row, direct))
-    except Exception as error:  # whatever a damaged tar makes the reader raise
-        yield f"webdataset cannot read it: {error.args[0] if error.args else error!r}"
-        return
-    if (row := next(expected, None)) is not None:
-        yield f"lacks {row['key']!r} and what follows it in the index"
-
-
-def _check_sample(sample: Mapping[str, Any], row: Row, file: Any) -> Iterator[str]:
-    members = {name: data for name, data in sample.items() if not name.startswith("__")}
-    if members.keys() != {row["image_type"], "json"}:
-        yield f"members are {sorted(members)}"
-        return
-    for name, data in (("image", members[row["image_type"]]), ("json", members["json"])):
-        file.seek(row[f"{name}_offset"])
-        if len(data) != row[f"{name}_size"] or file.read(len(data)) != data:
-            yield f"{name} does not lie where the index says"
-    image = open_image(members[row["image_type"]], keep_metadata=True)
-    if isinstance(image, Fault):
-        yield image.reason
-    elif (image.width, image.height) != (row["width"], row["height"]):
-        yield f"image of {image.width}x{image.height}, index says {row['width']}x{row['height']}"
-    yield from _check_annotation(members["json"], row)
-
-
-def _check_annotation(data: bytes, row: Row) -> Iterator[str]:
-    try:
-        annotation = Annotation.from_json(data)
-    except ValueError as error:
-        yield f"annotation does not validate: {' '.join(str(error).split())}"
-        return
-    ignored = sum(person.ignore for person in annotation.persons)
-    identities = {person.identity for person in annotation.persons if person.identity is not None}
-    said = {
-        "key": annotation.key,
-        "width": annotation.width,
-        "height": annotation.height,
-        "persons": len(annotation.persons) - ignored,
-        "ignored": ignored,
-        "identities": sorted(identities),
-    }
-    for name, value in said.items():
-        if row[name] != value:
-            yield f"{name} is {value!r} in the annotation and {row[name]!r} in the index"
+def _plan_fields(manifest: Manifest, variant: int) -> list[tuple[object, ...]]:
+    """What does not differ between the variants of a shard."""
+    return [
+        (shard.name, shard.planned, shard.ok, shard.quarantined, shard.forgotten, shard.supplement)
+        for shard in manifest.shards
+        if shard.variant == variant
+    ]
 
 
 def _foreign_files(root: Location, manifest: Manifest) -> Iterator[str]:
-    known = {MANIFEST, QUARANTINE}
+    known = {MANIFEST, QUARANTINE, *map(protocol_name, manifest.protocols)}
     for shard in manifest.shards:
         known |= {tar_name(shard.variant, shard.name), index_name(shard.variant, shard.name)}
     for name in root.list_files():
@@ -203,47 +127,111 @@ def _foreign_files(root: Location, manifest: Manifest) -> Iterator[str]:
             yield f"{name}: does not belong to this shard set"
 
 
-def _check_sums(manifest: Manifest, indexes: dict[tuple[int, str], pa.Table]) -> Iterator[str]:
-    first = {name: table for (variant, name), table in indexes.items() if variant == 0}
-    for (variant, name), table in indexes.items():
-        if not table.select(["key", "status"]).equals(first[name].select(["key", "status"])):
-            yield f"{index_name(variant, name)}: other samples than in variant 0"
-    rows = pa.concat_tables(list(first.values()))
-    keys = Counter(rows["key"].to_pylist())
-    for key in sorted(key for key, count in keys.items() if count > 1):
-        yield f"{key}: planned {keys[key]} times"
-    statuses = Counter(rows["status"].to_pylist())
-    sums = {
-        "samples": statuses[OK],
-        "quarantined": statuses[QUARANTINED],
-        "persons": pc.sum(rows["persons"]).as_py() or 0,
-        "ignored": pc.sum(rows["ignored"]).as_py() or 0,
-        "identities": tuple(sorted(pc.unique(pc.list_flatten(rows["identities"])).to_pylist())),
+def _check_plan(manifest: Manifest, read: list[_ReadIndex]) -> Iterator[str]:
+    """The plan that the indexes carry against what the manifest says of it."""
+    planned = [one for one in read if not one.shard.supplement]
+    said = {
+        "dataset": manifest.dataset,
+        "split": manifest.split,
+        "excluded": manifest.excluded,
+        "samples": sum(one.shard.planned for one in planned),
+        "shards": len(planned),
     }
-    left_out = statuses[QUARANTINED] + statuses[FORGOTTEN] + sum(manifest.excluded.values())
-    if statuses[OK] + left_out != manifest.source_samples:
-        yield (
-            f"{MANIFEST}: {manifest.source_samples} samples in the source, {statuses[OK]} in shards and "
-            f"{left_out} left out"
-        )
-    for name, value in sums.items():
+    settings = {name: value for name, value in manifest.settings.items() if name != "plan_version"}
+    said |= {"settings": settings, "version": manifest.settings.get("plan_version")}
+    for one in planned:
+        for name, value in said.items():
+            if one.plan.get(name) != value:
+                yield f"{MANIFEST}: {name} is not that of the plan in {index_name(0, one.shard.name)}"
+                return
+
+
+def _check_sums(shard_set: ShardSet, read: list[_ReadIndex]) -> Iterator[str]:
+    manifest = shard_set.manifest
+    account = add_up(one.part for one in read)
+    for name, value in account.claims().items():
         if getattr(manifest, name) != value:
             yield f"{MANIFEST}: {name} is not what the indexes add up to"
-
-
-def _check_quarantine(
-    root: Location, manifest: Manifest, indexes: dict[tuple[int, str], pa.Table]
-) -> Iterator[str]:
-    try:
-        listed = pq.read_table(pa.BufferReader(root.child(QUARANTINE).read()))
-    except FileNotFoundError:
-        yield f"{QUARANTINE}: missing"
-        return
-    except (OSError, pa.ArrowException):
-        yield f"{QUARANTINE}: damaged"
-        return
-    rows = pa.concat_tables(
-        [indexes[0, shard.name] for shard in manifest.shards if shard.variant == 0]
-    )
-    if not listed.equals(rows.filter(pc.equal(rows["status"], QUARANTINED))):
+    left_out = account.quarantined + account.forgotten + sum(manifest.excluded.values())
+    if account.samples + left_out != manifest.source_samples:
+        yield (
+            f"{MANIFEST}: {manifest.source_samples} samples in the source, {account.samples} in shards and "
+            f"{left_out} left out"
+        )
+    location = shard_set.location.child(QUARANTINE)
+    data, problem = _read_hashed(location, manifest.quarantine_sha256)
+    if data is None:
+        yield f"{QUARANTINE}: {problem}"
+    elif not pq.read_table(pa.BufferReader(data)).equals(account.quarantine):
         yield f"{QUARANTINE}: not the quarantined rows of the indexes"
+
+
+def _read_hashed(location: Location, expected_sha256: str) -> tuple[bytes | None, str]:
+    """The file, or what is wrong with it."""
+    try:
+        data = location.read()
+    except FileNotFoundError:
+        return None, "missing"
+    if sha256(data) != expected_sha256:
+        return None, f"sha256 is not the one in {MANIFEST}"
+    return data, ""
+
+
+def _check_keys(read: list[_ReadIndex]) -> Iterator[str]:
+    """Every sample is planned once, and only what was quarantined there has a second try."""
+    planned = _chunked(one.keys for one in read if not one.shard.supplement)
+    for key, count in _repeated(planned):
+        yield f"{key}: planned {count} times"
+    recovered = _chunked(one.part.recovered for one in read)
+    for key, count in _repeated(recovered):
+        yield f"{key}: in {count} supplements"
+    quarantined = _chunked(
+        one.part.quarantined["key"].combine_chunks() for one in read if not one.shard.supplement
+    )
+    tried = _chunked(one.keys for one in read if one.shard.supplement)
+    unknown = tried.filter(pc.invert(pc.is_in(tried, quarantined)))
+    for key in unknown.slice(0, SHOWN).to_pylist():
+        yield f"{key}: in a supplement, but not quarantined in a planned shard"
+
+
+def _repeated(keys: pa.ChunkedArray) -> Iterator[tuple[str, int]]:
+    if pc.count_distinct(keys).as_py() < len(keys):
+        counts = pc.value_counts(keys)
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+        yield from ((row["values"], row["counts"]) for row in repeated.slice(0, SHOWN).to_pylist())
+
+
+def _chunked(arrays: Iterable[pa.Array]) -> pa.ChunkedArray:
+    return pa.chunked_array(arrays, pa.string())
+
+
+def _check_protocols(shard_set: ShardSet, read: list[_ReadIndex]) -> Iterator[str]:
+    keys = _chunked(one.keys for one in read) if shard_set.manifest.protocols else None
+    for name, expected in shard_set.manifest.protocols.items():
+        data, problem = _read_hashed(shard_set.location.child(protocol_name(name)), expected)
+        problems = [problem] if data is None else _check_protocol(data, keys)
+        yield from (f"{protocol_name(name)}: {one}" for one in problems)
+
+
+def _check_protocol(data: bytes, keys: pa.ChunkedArray) -> Iterator[str]:
+    table = pq.read_table(pa.BufferReader(data))
+    if table.schema.remove_metadata() != PROTOCOL_SCHEMA:
+        yield "other columns than a protocol has"
+        return
+    for query, count in _repeated(table["query"]):
+        yield f"query {query!r} {count} times"
+    for column, used in protocol_keys(table).items():
+        unknown = pc.unique(used.filter(pc.invert(pc.is_in(used, keys))))
+        for key in unknown.slice(0, SHOWN).to_pylist():
+            yield f"{column} {key!r} is no sample of this set"
+
+
+def protocol_keys(table: pa.Table) -> Mapping[str, pa.ChunkedArray]:
+    """Keys that a protocol names, those of galleries once each, by column."""
+    galleries = [pc.list_flatten(chunk) for chunk in table["gallery"].chunks]
+    positives = [pc.list_flatten(chunk).field("key") for chunk in table["positives"].chunks]
+    return {
+        "key": table["key"],
+        "gallery": _chunked(gallery.unique().dictionary_decode() for gallery in galleries),
+        "positives": _chunked(positives),
+    }

@@ -5,40 +5,40 @@ place is the one mark of a finished shard. Two writers of one shard at once do n
 """
 
 import json
-from collections import Counter
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from pipeline.annotation import MAX_JSON_BYTES, Annotation, Person
-from pipeline.shards import INDEX_SCHEMA, OK, QUARANTINED, index_name, sha256, tar_name
-from pipeline.store import Location, retry
-from sharding.canvas import place_crop
-from sharding.datasets.base import MISSING, Adapter, SourceSample
-from sharding.image import CodedImage, Fault, open_image
-from sharding.plan import PlanConfig, PlannedSample, ShardPlan
+from pipeline.shards import INDEX_SCHEMA, OK, QUARANTINED, index_name, tar_name
+from pipeline.store import Location
+from sharding.convert import Conversion, Member, NeedsMemory, convert, read_sample
+from sharding.image import Fault
+from sharding.plan import PlannedSample, ShardPlan
 from sharding.tar import TarWriter
+
+READERS = 16
+"""Reads from a store at a time: each waits for the network most of the time."""
+READ_AHEAD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class ShardJob:
     """All that a worker needs to write one shard."""
 
-    adapter: Adapter
-    source: Path
-    split: str
+    conversion: Conversion
     shard: ShardPlan
-    config: PlanConfig
-    variants: int
     out: str
     plan_hash: str
     description: dict[str, Any]
     """Of the plan: stored in each index, so that a later, different plan can name the difference."""
+    rescue: bool = False
+    """Keep what can be used and leave out the rest, which is quarantined elsewhere already."""
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,41 @@ class ShardResult:
     name: str
     ok: int
     quarantined: int
+    read_bytes: int
+    """Of the source."""
+    written_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """What one variant's tar holds for one sample."""
+@dataclass(frozen=True)
+class TooLarge:
+    """The shard was not written: an image in it takes more memory than was set aside."""
 
-    image: bytes
-    image_type: str
-    annotation: Annotation
-    text: bytes
+    name: str
+    needed: int
 
 
-def write_shard(job: ShardJob) -> ShardResult:
+def write_shard(job: ShardJob) -> ShardResult | TooLarge:
     """Raises OSError if the source or the destination keeps failing; bad samples are quarantined."""
-    out = Location(job.out)
-    names = [tar_name(variant, job.shard.name) for variant in range(job.variants)]
-    rows: list[list[dict[str, Any]]] = [[] for _ in names]
+    try:
+        return _write(job)
+    except NeedsMemory as error:
+        return TooLarge(job.shard.name, error.needed)
+
+
+def _write(job: ShardJob) -> ShardResult:
+    out, name = Location(job.out), job.shard.name
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(job.conversion.variants)]
+    read = 0
     with ExitStack() as stack:
-        tars = [stack.enter_context(TarWriter(out.child(name))) for name in names]
-        for planned in job.shard.samples:
-            members, source_sha256 = _make_members(job, planned)
+        tars = [
+            stack.enter_context(TarWriter(out.child(tar_name(variant, name))))
+            for variant in range(job.conversion.variants)
+        ]
+        for planned, data in _read_all(job):
+            read += 0 if isinstance(data, Fault) else len(data)
+            members, source_sha256 = convert(job.conversion, planned.source, data)
+            if job.rescue and isinstance(members, Fault):
+                continue
             for variant, tar in enumerate(tars):
                 row = _row(planned, source_sha256)
                 if isinstance(members, Fault):
@@ -74,118 +88,52 @@ def write_shard(job: ShardJob) -> ShardResult:
                 else:
                     row.update(_append(tar, members[variant]))
                 rows[variant].append(row)
-        for tar in tars:
-            tar.publish()
-    for variant, tar in enumerate(tars):
-        location = out.child(index_name(variant, job.shard.name))
-        location.write(_index_bytes(rows[variant], job, tar))
-    counts = Counter(row["status"] for row in rows[0])
-    return ShardResult(job.shard.name, counts[OK], counts[QUARANTINED])
+        if rows[0]:
+            for tar in tars:
+                tar.publish()
+    if rows[0]:
+        for variant, tar in enumerate(tars):
+            out.child(index_name(variant, name)).write(_index_bytes(rows[variant], job, tar))
+    ok = sum(row["status"] == OK for row in rows[0])
+    return ShardResult(name, ok, len(rows[0]) - ok, read, sum(tar.size for tar in tars))
 
 
-def _make_members(
-    job: ShardJob, planned: PlannedSample
-) -> tuple[list[_Member] | Fault, str | None]:
-    """The sample in every variant, and the sha256 of its source bytes."""
-    data = Fault(planned.fault) if planned.fault else _read(job, planned.source)
-    if isinstance(data, Fault):
-        return data, None
-    image = open_image(data, job.config.keep_metadata)
-    if isinstance(image, CodedImage):
-        try:
-            return _decoded_members(job, planned.source, image), sha256(data)
-        except ValidationError as error:
-            return Fault(f"invalid annotation: {error.errors()[0]['msg']}"), sha256(data)
-    return image, sha256(data)
+def _read_all(job: ShardJob) -> Iterator[tuple[PlannedSample, bytes | Fault]]:
+    """Each sample with its bytes. From a store several are read at a time, ahead of need."""
+    if job.conversion.source.is_local:
+        for planned in job.shard.samples:
+            yield planned, read_sample(job.conversion, planned)
+        return
+    ahead: deque[tuple[PlannedSample, Future[bytes | Fault]]] = deque()
+    with ThreadPoolExecutor(READERS) as readers:
+        for planned in job.shard.samples:
+            ahead.append((planned, readers.submit(read_sample, job.conversion, planned)))
+            while len(ahead) > READERS or _size(ahead) > READ_AHEAD_BYTES:
+                first, data = ahead.popleft()
+                yield first, data.result()
+        for planned, data in ahead:
+            yield planned, data.result()
 
 
-def _read(job: ShardJob, sample: SourceSample) -> bytes | Fault:
-    try:
-        return retry(lambda: job.adapter.read(job.source, sample.locator))
-    except FileNotFoundError:
-        if not job.source.exists():
-            raise OSError(f"the source {job.source} has gone") from None
-        return Fault(MISSING)
-    except ValueError as error:
-        return Fault(f"unreadable: {error}")
-
-
-def _decoded_members(
-    job: ShardJob, sample: SourceSample, image: CodedImage
-) -> list[_Member] | Fault:
-    expected = sample.expected_size
-    if expected is not None and expected != (image.width, image.height):
-        return Fault(f"annotated as {expected[0]}x{expected[1]}, is {image.width}x{image.height}")
-    if job.adapter.task == "reid":
-        return _canvases(job, sample, image)
-    if job.config.check == "full" and isinstance(fault := image.decode(), Fault):
-        return fault
-    annotation = _annotation(job, sample, image.width, image.height, sample.persons)
-    text = annotation.to_json()
-    if len(text) > MAX_JSON_BYTES:
-        return Fault(f"annotation of {len(text)} bytes, more than {MAX_JSON_BYTES}")
-    return [_Member(image.data, image.type, annotation, text)]
-
-
-def _canvases(job: ShardJob, sample: SourceSample, image: CodedImage) -> list[_Member] | Fault:
-    crop = image.decode()
-    if isinstance(crop, Fault):
-        return crop
-    config = job.config.canvas
-    (person,) = sample.persons
-    members = []
-    for variant in range(job.variants):
-        placed = place_crop(crop, config, job.config.seed, sample.key, variant)
-        annotation = _annotation(
-            job,
-            sample,
-            config.size[1],
-            config.size[0],
-            (person.model_copy(update={"box": placed.box}),),
-            crop_size=(image.width, image.height),
-            canvas=placed.canvas,
-        )
-        members.append(_Member(placed.jpeg, "jpg", annotation, annotation.to_json()))
-    return members
-
-
-def _annotation(
-    job: ShardJob,
-    sample: SourceSample,
-    width: int,
-    height: int,
-    persons: tuple[Person, ...],
-    **canvas: Any,
-) -> Annotation:
-    return Annotation(
-        version=1,
-        key=sample.key,
-        dataset=job.adapter.name,
-        domain=job.adapter.name,
-        split=job.split,
-        task=job.adapter.task,
-        width=width,
-        height=height,
-        persons=persons,
-        tags=sample.tags,
-        source=sample.origin,
-        extra=sample.extra,
-        **canvas,
-    )
+def _size(ahead: "deque[tuple[PlannedSample, Future[bytes | Fault]]]") -> int:
+    return sum(planned.source.size_bytes for planned, _ in ahead)
 
 
 def _row(planned: PlannedSample, source_sha256: str | None) -> dict[str, Any]:
     row = dict.fromkeys(INDEX_SCHEMA.names)
+    people = planned.source.persons
+    identities = {person.identity for person in people if person.identity is not None}
     row.update(
         key=planned.source.key,
         origin=planned.source.origin,
         run=planned.run,
         source_sha256=source_sha256,
+        identities=sorted(identities),  # of a quarantined sample too: it can be forgotten
     )
     return row
 
 
-def _append(tar: TarWriter, member: _Member) -> dict[str, Any]:
+def _append(tar: TarWriter, member: Member) -> dict[str, Any]:
     """Adds image and annotation to the tar; returns their part of the index row."""
     annotation = member.annotation
     ignored = sum(person.ignore for person in annotation.persons)

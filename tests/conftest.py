@@ -22,11 +22,25 @@ SMALL = MiniatureConfig(
     crops_per_identity=5,
     luperson_crops=30,
     luperson_identities=10,
+    luperson_nl_crops=14,
+    luperson_nl_identities=5,
+    posetrack21_train=9,
+    posetrack21_val=12,
+    posetrack21_train_identities=5,
+    posetrack21_val_identities=5,
+    prw_train=8,
+    prw_test=14,
+    prw_train_identities=4,
+    prw_test_identities=5,
+    cuhk_sysu_train=8,
+    cuhk_sysu_test=12,
+    cuhk_sysu_train_identities=5,
+    cuhk_sysu_test_identities=5,
 )
 
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TruthImage]]:
-    """All five releases in small, in `root/{crowdhuman,ecp,...}`, and what was drawn. Not to be changed."""
+    """All releases in small, in `root/{crowdhuman,ecp,...}`, and what was drawn. Not to be changed."""
     root = tmp_path_factory.mktemp("miniature")
     return root, write(root, SMALL)

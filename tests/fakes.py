@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import simplejpeg
 from shardset import picture
 
 from pipeline.annotation import Person, Task
 from sharding.datasets.base import WHOLE_CROP, FaultySample, Listing, Published, SourceSample
+from sharding.source import Source
 
 
 @dataclass
@@ -25,12 +25,12 @@ class FakeAdapter:
         default_factory=lambda: {"train": (Published("images", 7, "V"),)}
     )
 
-    def list_samples(self, source: Path, split: str) -> Listing:
+    def list_samples(self, source: Source, split: str) -> Listing:
         total = len(self.samples) + len(self.faulty) + 3
         found = {"images": len(self.samples)}
         return Listing(self.samples, total, {"too dull": 3}, self.faulty, found)
 
-    def read(self, source: Path, locator: str) -> bytes:
+    def read(self, source: Source, locator: str) -> bytes:
         return self.images[locator]
 
 

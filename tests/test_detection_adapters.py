@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from releases import JPEG, list_samples, write_file
+from releases import JPEG, list_samples, read, write_file
 
 from pipeline.errors import UserError
 from sharding.datasets import ADAPTERS
@@ -44,7 +44,7 @@ def test_crowdhuman_boxes_leave_the_image_and_masks_are_ignored(tmp_path: Path) 
     listing = list_samples("crowdhuman", source, "train")
     (sample,) = listing.samples
     assert sample.key == "crowdhuman/train/273271,c9db000d5146c15"
-    assert ADAPTERS["crowdhuman"].read(source, sample.locator) == JPEG
+    assert read("crowdhuman", source, sample.locator) == JPEG
     assert sample.size_bytes == len(JPEG)
     assert sample.persons[0].box == (-120, 5, 180, 405)
     assert sample.persons[0].visible_box == (-1, 5, 99, 205)
@@ -100,6 +100,9 @@ def test_crowdhuman_archives_unpacked_side_by_side(tmp_path: Path) -> None:
     [
         ('{"ID": "2,b", "gtboxes": [', "line 2: not valid JSON"),
         ("[" * 100_000, "line 2: not valid JSON"),
+        ('{"ID": ' + "[" * 40 + "]" * 40 + "}", "line 2: nested in more than 32 levels"),
+        ('{"ID": "\\ud800", "gtboxes": []}', "line 2: not valid JSON .*surrogates"),
+        ('{"ID": "2,b", "gtboxes": [{"fbox": [1, 2, 3, 1' + "0" * 400 + "]}]}", "line 2: fbox"),
         ("[1]", "line 2: expected a JSON object"),
         ('{"gtboxes": []}', "line 2: 'ID'"),
         ('{"ID": "2,b"}', "line 2: 'gtboxes'"),
@@ -107,7 +110,7 @@ def test_crowdhuman_archives_unpacked_side_by_side(tmp_path: Path) -> None:
         ('{"ID": "2,b", "gtboxes": [{"tag": "person", "fbox": [1, 2, 3]}]}', "line 2: fbox"),
         (
             '{"ID": "2,b", "gtboxes": [{"tag": "mask", "fbox": [1, 2, 3, Infinity]}]}',
-            "line 2: a box",
+            "line 2: not valid JSON",
         ),
         ('{"ID": "1,a", "gtboxes": []}', "line 2: repeats the ID of line 1"),
     ],
@@ -218,7 +221,7 @@ def test_ecp_parts_of_the_day_share_names_but_not_keys(tmp_path: Path, inside: s
         f"ecp/{split}/roma/roma_00000" for split in splits
     ]
     assert samples[3].origin == "night/img/val/roma/roma_00000.png"
-    assert ADAPTERS["ecp"].read(source, samples[3].locator) == JPEG
+    assert read("ecp", source, samples[3].locator) == JPEG
 
 
 def test_ecp_with_its_top_folder(tmp_path: Path) -> None:
@@ -276,6 +279,8 @@ def test_ecp_lists_what_a_half_unpacked_release_lacks(tmp_path: Path) -> None:
         ('{"identity": "seqlist", "children": []}', "no object with identity 'frame'"),
         ('{"identity": "frame", "children": [{}]}', "not a frame as ECP labels it"),
         ('{"identity": "frame", "children": [7]}', "not a frame as ECP labels it"),
+        ('{"identity": "frame", "children": ' + "[" * 40 + "]" * 40 + "}", "more than 32 levels"),
+        (json.dumps(ecp_frame(ecp_object("pedestrian", [0, 0, 10**400, 9]))), "OverflowError"),
         ('{"identity": "frame", "children": []}', "'imagewidth'"),
     ],
 )
@@ -299,8 +304,10 @@ def test_ecp_says_which_archive_is_not_unpacked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds holiday\.jpg; expected ECP/day/img/train/"):
         list_samples("ecp", tmp_path, "day_train")
     source = ecp(tmp_path, a=ecp_frame(PEDESTRIAN))
-    with pytest.raises(UserError, match=r"night/labels/val is missing .*ECP_night_labels_val\.zip"):
+    with pytest.raises(
+        UserError, match=r"night/labels/val does not exist: .*ECP_night_labels_val\.zip"
+    ):
         list_samples("ecp", source, "night_val")
     (source / "day/img/train/roma/roma_a.png").unlink()
-    with pytest.raises(UserError, match=r"img/train holds no frame of a city"):
+    with pytest.raises(UserError, match=r"img/train holds roma: no frame of a city"):
         list_samples("ecp", source, "day_train")

@@ -35,6 +35,13 @@ TINY = MiniatureConfig(
     cuhk03_test_identities=3,
     luperson_crops=12,
     luperson_identities=9,
+    luperson_nl_crops=5,
+    posetrack21_train=3,
+    posetrack21_val=5,
+    prw_train=3,
+    prw_test=4,
+    cuhk_sysu_train=3,
+    cuhk_sysu_test=4,
 )
 SAMPLE = MiniatureConfig(
     crowdhuman_train=44,
@@ -46,6 +53,13 @@ SAMPLE = MiniatureConfig(
     ecp_empty=4,
     luperson_crops=160,
     luperson_identities=80,
+    luperson_nl_crops=10,
+    posetrack21_train=4,
+    posetrack21_val=8,
+    prw_train=8,
+    prw_test=14,
+    cuhk_sysu_train=8,
+    cuhk_sysu_test=12,
 )
 Rgb = np.ndarray
 
@@ -214,6 +228,7 @@ def test_ecp_layout_and_truth(world: tuple[Path, list[TruthImage]]) -> None:
         "co-rider",
         "person-group-far-away",
         "rider+vehicle-group-far-away",
+        None,
     }
     for image in images:
         assert re.fullmatch(r"ECP/(day|night)/img/(train|val)/([a-z]+)/\3_\d{5}\.png", image.name)
@@ -221,7 +236,9 @@ def test_ecp_layout_and_truth(world: tuple[Path, list[TruthImage]]) -> None:
         frame = frame_of(label)
         assert (frame["imagewidth"], frame["imageheight"]) == (image.width, image.height)
         found = [o for o in objects_of(frame) if o["identity"] in people]
-        boxes = sorted((o["identity"], o["x0"], o["y0"], o["x1"], o["y1"]) for o in found)
+        boxes = sorted(
+            (o["identity"] or "unknown", o["x0"], o["y0"], o["x1"], o["y1"]) for o in found
+        )
         assert boxes == sorted((p.kind, *p.box) for p in image.persons)
         for x0, y0, x1, y1 in (b[1:] for b in boxes):
             assert 0 <= x0 < x1 <= image.width
@@ -244,6 +261,12 @@ def test_ecp_quirks(world: tuple[Path, list[TruthImage]]) -> None:
         "person-group-far-away",
         "rider+vehicle-group-far-away",
         "bicycle-group",
+        "buggy-group",
+        "motorbike-group",
+        "scooter-group",
+        "tricycle-group",
+        "wheelchair-group",
+        None,
     } <= set(kinds)
     tags = {tag for f in frames for o in objects_of(f) for tag in o["tags"]}
     assert {"sitting-lying", "behind-glass", "depiction", "occluded>40", "truncated>10"} <= tags

@@ -76,6 +76,7 @@ def everything(hostile: str) -> str:
                     ),
                     plot.scatter_plot(hostile, {hostile: [[0, 1], [2, 3]]}),
                     plot.bar_chart(hostile, [hostile], {hostile: [1.0]}, (hostile, 0.5)),
+                    plot.histogram(hostile, [1, 2], hostile),
                 ),
                 page.block(hostile, lead=hostile),
                 lead=hostile,
@@ -177,12 +178,50 @@ def test_line_plots_keep_spikes_and_say_what_they_leave_out() -> None:
     assert "1 values that are not finite" in drawn
 
 
+TAIL = np.random.default_rng(0).lognormal(4, 2, 5000)
+
+
+@pytest.mark.parametrize(
+    ("values", "bars", "wide"),
+    [
+        ([3, 3, 5, 0], 6, False),
+        ([7.0], 1, False),
+        (np.arange(900), 30, False),
+        ([0.25, 0.5], 30, False),
+        (TAIL, 30, True),
+        (np.append(TAIL, 0), 30, False),
+    ],
+)
+def test_a_histogram_counts_every_value_once(values: object, bars: int, wide: bool) -> None:
+    every = np.asarray(values, float)
+    edges, by_ratio = plot.bins(every)
+    assert (len(edges) - 1, by_ratio) == (bars, wide)
+    drawn = plot.histogram("sizes", [*every, float("inf")])
+    counts = [int(n.replace(",", "")) for n in re.findall(r": ([\d,]+)</title>", drawn)]
+    assert sum(counts) == len(every)
+    assert "1 that are not finite were left out" in drawn
+
+
+def test_whole_numbers_are_not_split_unevenly_between_bars() -> None:
+    """100 each of 0 ... 89: bars of 3, none of 2 or 4 for a comb that is not in the values."""
+    edges, _ = plot.bins(np.repeat(np.arange(90.0), 100))
+    assert set(np.histogram(np.repeat(np.arange(90.0), 100), edges)[0]) == {300}
+
+
+def test_a_single_value_among_many_shows() -> None:
+    drawn = plot.histogram("sizes", np.append(np.zeros(1_000_000), 20))
+    heights = [float(height) for height in re.findall(r'height="([\d.]+)" fill', drawn)]
+    assert len(heights) == 2
+    assert min(heights) >= 1
+
+
 def test_plots_of_nothing_say_so() -> None:
     for empty in (
         plot.line_plot("a", [plot.Series("x", [], [])]),
         plot.line_plot("a", []),
         plot.scatter_plot("a", {}),
         plot.bar_chart("a", [], {"x": []}),
+        plot.histogram("a", [float("nan")]),
     ):
         assert "nothing was recorded" in empty
 

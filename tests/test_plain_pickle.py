@@ -2,6 +2,8 @@
 
 import collections
 import pickle
+import pickletools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,30 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.sampled_from([3, 4, 5]))
-def test_equals_pickle(tmp_path_factory: pytest.TempPathFactory, value: Any, protocol: int) -> None:
-    path = tmp_path_factory.getbasetemp() / "plain.pkl"
-    path.write_bytes(pickle.dumps(value, protocol))
-    assert read_plain(path) == value
+def test_equals_pickle(value: Any, protocol: int) -> None:
+    assert read_plain(pickle.dumps(value, protocol)) == value
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_long_lists_and_repeated_text_in_every_protocol(tmp_path: Path, protocol: int) -> None:
-    value = {"keys": [f"30_00_0292_{i % 2500:08d}" for i in range(5000)], "pids": list(range(300))}
-    (tmp_path / "keys.pkl").write_bytes(pickle.dumps(value, protocol))
-    assert read_plain(tmp_path / "keys.pkl") == value
+def test_long_lists_and_repeated_text_in_every_protocol(protocol: int) -> None:
+    texts = [f"30_00_0292_{i % 2500:08d}" for i in range(5000)]
+    value = {"keys": texts[:2500] + texts[:2500], "pids": [-70_000, *range(300)], "more": texts}
+    data = pickle.dumps(value, protocol)
+    assert read_plain(data) == value
+    assert read_plain(pickletools.optimize(data)) == value
+
+
+def test_python_2_counts_its_stored_values_from_one() -> None:
+    assert read_plain(b"]q\x01(U\x02abq\x02h\x02e.") == ["ab", "ab"]
+
+
+def test_many_keys_take_moments() -> None:
+    """pickletools.genops would take minutes."""
+    keys = [f"30_00_0292_{i:08d}" for i in range(200_000)]
+    data = pickle.dumps(keys, 2)
+    started = time.process_time()
+    assert read_plain(data) == keys
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -44,10 +59,9 @@ def test_long_lists_and_repeated_text_in_every_protocol(tmp_path: Path, protocol
     [len, Path("x"), np.arange(3), collections.OrderedDict(a=1), ValueError("x"), {1, 2}],
     ids=lambda value: type(value).__name__,
 )
-def test_refuses_what_is_not_plain(tmp_path: Path, value: object) -> None:
-    (tmp_path / "keys.pkl").write_bytes(pickle.dumps(value))
+def test_refuses_what_is_not_plain(value: object) -> None:
     with pytest.raises(ValueError, match="builds more than lists, dicts and text"):
-        read_plain(tmp_path / "keys.pkl")
+        read_plain(pickle.dumps(value))
 
 
 @pytest.mark.parametrize(
@@ -63,9 +77,12 @@ def test_refuses_what_is_not_plain(tmp_path: Path, value: object) -> None:
         b"(K\x01d.",
         b"K\x01K\x02.",
         b"\x80\x04]",
+        b"X\x05\x00\x00\x00abc.",
+        b"X\xff\xff\xff\xffabc.",
+        b"]r\xff\xff\xff\xff.",
+        b"]p-3\n.",
     ],
 )
-def test_refuses_what_is_malformed(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "keys.pkl").write_bytes(content)
+def test_refuses_what_is_malformed(content: bytes) -> None:
     with pytest.raises(ValueError):
-        read_plain(tmp_path / "keys.pkl")
+        read_plain(content)

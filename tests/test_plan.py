@@ -2,20 +2,25 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fakes import FakeAdapter, fake_crops, fake_scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.annotation import Person
 from pipeline.errors import UserError
 from sharding.canvas import CanvasConfig
 from sharding.datasets.base import FaultySample, Listing
 from sharding.plan import Plan, PlanConfig, PlannedSample, differences, make_plan
+from sharding.source import Source
 
 
 def plan(adapter: FakeAdapter, **config: object) -> Plan:
-    return make_plan(adapter, "train", adapter.list_samples(None, "train"), PlanConfig(**config))
+    return make_plan(
+        adapter, "train", adapter.list_samples(Source("nowhere"), "train"), PlanConfig(**config)
+    )
 
 
 def planned(plan: Plan) -> list[PlannedSample]:
@@ -29,7 +34,8 @@ def keys(plan: Plan) -> list[str]:
 def test_order_of_the_listing_does_not_matter_and_the_seed_does() -> None:
     crops = fake_crops(40, 6)
     backwards = replace(crops, samples=crops.samples[::-1])
-    assert plan(crops, group=2) == plan(backwards, group=2)
+    assert plan(crops, group=2).hash == plan(backwards, group=2).hash
+    assert planned(plan(crops, group=2)) == planned(plan(backwards, group=2))
     assert keys(plan(crops)) != sorted(keys(plan(crops)))
     assert keys(plan(crops, seed=1)) != keys(plan(crops))
     assert sorted(keys(plan(crops, seed=1))) == sorted(keys(plan(crops)))
@@ -135,6 +141,62 @@ def test_hash_covers_what_decides_bytes_and_nothing_else() -> None:
     assert plan(replace(crops, samples=elsewhere)).hash == base.hash
     assert plan(scenes, canvas=CanvasConfig(quality=80)).hash == plan(scenes).hash
     assert plan(crops, max_missing=1).hash == base.hash
+    assert plan(crops, recode="jpeg:90").hash == base.hash
+    assert plan(scenes, recode="jpeg:90").hash != plan(scenes).hash
+
+
+def wide(adapter: FakeAdapter, number: int, *boxes: tuple[float, float, float, float]) -> None:
+    """Gives a sample other people: (height, visible share) by box and visible box."""
+    persons = tuple(
+        Person(box=box, visible_box=(box[0], box[1], box[2], box[1] + 10)) for box in boxes
+    )
+    adapter.samples[number] = replace(adapter.samples[number], persons=persons)
+
+
+def test_filters_choose_samples_and_each_rule_counts_what_it_leaves_out(tmp_path: Path) -> None:
+    scenes = fake_scenes(6)
+    wide(scenes, 0, (0, 0, 10, 100))
+    wide(scenes, 1, (0, 0, 10, 100), (0, 0, 10, 12))
+    wide(scenes, 2, (0, 0, 10, 12))
+    scenes.samples[3] = replace(scenes.samples[3], expected_size=(40, 20))
+    lost = scenes.samples.pop(5)
+    scenes.faulty = (FaultySample(lost.key, lost.origin),)
+    (tmp_path / "keys").write_text(f"# not these\n\n{scenes.samples[4].key}\n")
+
+    def left(**filters: object) -> tuple[set[str], dict[str, int]]:
+        made = plan(scenes, filters=filters)
+        assert made.source_samples == made.samples + sum(made.excluded.values())
+        return {key[-1] for key in keys(made)}, {
+            rule: number for rule, number in made.excluded.items() if rule != "too dull"
+        }
+
+    # A sample that the release lacks cannot be judged by what it shows: it stays, quarantined.
+    rule = "fewer than 1 persons as asked for"
+    assert left(min_person_height=80) == ({"0", "1", "5"}, {rule: 3})
+    assert left(min_visible=0.5) == ({"1", "2", "3", "4", "5"}, {rule: 1})
+    assert left(min_visible=0.5, min_person_height=12)[0] == {"1", "2", "3", "4", "5"}
+    with pytest.raises(UserError, match=r"no sample to write \(.*persons as asked for: 5"):
+        left(min_visible=0.5, min_person_height=80)
+    assert left(min_persons=2)[0] == {"1", "5"}
+    assert left(min_size=(30, 60)) == (
+        {"0", "1", "2", "4", "5"},
+        {"smaller than 60x30 pixels": 1},
+    )
+    excluded = {"in the list of excluded keys": 1}
+    assert left(exclude_keys=str(tmp_path / "keys")) == ({"0", "1", "2", "3", "5"}, excluded)
+    assert left(keys=str(tmp_path / "keys")) == ({"4"}, {"not in the list of keys": 5})
+    with pytest.raises(UserError, match="cannot read the list of keys"):
+        plan(scenes, filters={"keys": str(tmp_path / "nowhere")})
+
+
+def test_a_list_of_keys_decides_by_its_content_and_not_by_its_name(tmp_path: Path) -> None:
+    scenes = fake_scenes(4)
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(f"{scenes.samples[1].key}\n")
+    made = [plan(scenes, filters={"exclude_keys": str(tmp_path / name)}) for name in ("one", "two")]
+    assert made[0].hash == made[1].hash
+    (tmp_path / "two").write_text("nobody\n")
+    assert plan(scenes, filters={"exclude_keys": str(tmp_path / "two")}).hash != made[0].hash
 
 
 def test_the_difference_of_two_plans_is_named() -> None:
@@ -150,6 +212,11 @@ def test_the_difference_of_two_plans_is_named() -> None:
 def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="group"):
         plan(fake_scenes(3), group=2)
+    benchmark = replace(fake_scenes(3), task="search")
+    with pytest.raises(UserError, match="a benchmark keeps its size"):
+        plan(benchmark, recode="jpeg:90", max_side=64)
+    with pytest.raises(ValueError, match="max_side needs recode"):
+        PlanConfig(max_side=640)
     with pytest.raises(UserError, match="no sample"):
         make_plan(fake_scenes(0), "train", Listing([], 0), PlanConfig())
     gone = Listing([], 1, faulty=(FaultySample("fake/train/gone", "gone"),))

@@ -10,17 +10,19 @@ from pipeline.errors import UserError
 from pipeline.store import Location
 from sharding.__main__ import main
 from sharding.datasets.base import FaultySample
-from sharding.job import ShardsFailed, write_sets
-from sharding.output import check_destination, finish, quarantine_summary
+from sharding.destination import check_destination
+from sharding.job import write_sets
+from sharding.output import finish, quarantine_summary
 from sharding.plan import PlanConfig
 from sharding.prepare import PreparedSet, prepare, prepare_sets
-from sharding.recipe import SetRequest, make_request
-from sharding.summary import plan_lines, written_lines
-from sharding.writer import ShardJob, write_shard
+from sharding.recipe import SetRequest
+from sharding.source import Source
+from sharding.summary import plan_report, written_lines
+from sharding.writer import write_shard
 
 
 def request(adapter: FakeAdapter, out: Path, **settings: object) -> SetRequest:
-    return SetRequest(adapter, out.parent, "train", str(out), PlanConfig(**settings))
+    return SetRequest(adapter, Source(str(out.parent)), "train", str(out), PlanConfig(**settings))
 
 
 def scenes_without(lost: int, count: int = 20) -> FakeAdapter:
@@ -40,14 +42,14 @@ def test_a_few_missing_images_are_quarantined_and_more_if_the_user_says_so(tmp_p
     few = prepare(request(scenes_without(1, 100), tmp_path / "out"))
     assert few.plan.samples == 100
     more = prepare(request(scenes_without(12), tmp_path / "out", max_missing=1))
-    assert "missing or damaged: 12, such as 0000" in "\n".join(plan_lines(more))
+    assert "missing or damaged: 12, such as 0000" in "\n".join(plan_report([more], 1))
     with pytest.raises(UserError, match="no sample to write"):
         prepare(request(scenes_without(20), tmp_path / "out", max_missing=1))
 
 
 def test_two_sets_of_one_output_are_refused(tmp_path: Path) -> None:
     first = request(fake_scenes(2), tmp_path / "out")
-    second = replace(first, source=tmp_path / "elsewhere", out=first.out + "/")
+    second = replace(first, source=Source("/elsewhere"), out=first.out + "/")
     with pytest.raises(UserError, match=f"from {tmp_path} and .*elsewhere would both be written"):
         prepare_sets([first, second])
     prepare_sets([first, replace(second, out=first.out + "2")])
@@ -103,11 +105,6 @@ def test_destinations_that_no_worker_can_write_to(url: str, complaint: str) -> N
         check_destination(Location(url))
 
 
-def test_a_source_in_a_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"s3://bucket/x: a source is a local folder for now"):
-        make_request("msmt17", "s3://bucket/x", "train", str(tmp_path), PlanConfig())
-
-
 def test_dry_run_checks_what_a_run_checks_and_says_what_is_not_as_published(
     miniature: tuple[Path, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,14 +126,8 @@ def test_dry_run_checks_what_a_run_checks_and_says_what_is_not_as_published(
 
 def write(prepared: PreparedSet) -> None:
     """The job without Ray."""
-    one, plan = prepared.request, prepared.plan
-    for shard in plan.shards:
-        write_shard(
-            ShardJob(
-                one.adapter, one.source, one.split, shard, one.config, plan.variants, one.out,
-                plan.hash, plan.description(),
-            )
-        )  # fmt: skip
+    for job in prepared.jobs():
+        write_shard(job)
 
 
 def test_the_end_of_a_run_says_what_was_quarantined(tmp_path: Path) -> None:
@@ -169,8 +160,9 @@ def test_a_set_without_samples_does_not_keep_others_from_being_finished(tmp_path
     requests = [request(bad, tmp_path / "bad"), request(good, tmp_path / "good")]
     for one in requests:
         write(prepare(one))
-    with pytest.raises(ShardsFailed, match="not one sample could be used"):
-        write_sets(requests)
+    errors = [outcome.error for outcome in write_sets(requests)]
+    assert "not one sample could be used" in str(errors[0])
+    assert errors[1] is None
     assert (tmp_path / "good/manifest.json").exists()
 
 

@@ -1,19 +1,15 @@
-"""MSMT17, CUHK03 and LUPerson: parsing rules, quiet traps and bad input on hand-made releases."""
+"""MSMT17 and CUHK03: parsing rules, quiet traps and bad input on hand-made releases."""
 
 import io
-import multiprocessing
-import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import h5py
-import lmdb
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from releases import JPEG, list_samples, write_file
+from releases import JPEG, list_samples, read, write_file
 from scipy.io import savemat
 
 from pipeline.errors import UserError
@@ -54,7 +50,7 @@ def test_msmt17_train_val_joins_both_lists(tmp_path: Path, newline: str) -> None
     assert all(person.box == WHOLE_CROP for person in persons)
     assert listing.found == {"images": 3, "identities": 2}
     assert len(list_samples("msmt17", source, "train").samples) == 2
-    assert ADAPTERS["msmt17"].read(source, listing.samples[0].locator) == JPEG
+    assert read("msmt17", source, listing.samples[0].locator) == JPEG
 
 
 def test_msmt17_halves_number_different_people(tmp_path: Path) -> None:
@@ -74,7 +70,7 @@ def test_msmt17_version_2_folders(tmp_path: Path) -> None:
     source = msmt17(tmp_path / "MSMT17_V2", train="mask_train_v2", test="mask_test_v2")
     listing = list_samples("msmt17", source, "train_val")
     assert len(listing.samples) == 3
-    assert ADAPTERS["msmt17"].read(source, listing.samples[2].locator) == JPEG
+    assert read("msmt17", source, listing.samples[2].locator) == JPEG
 
 
 def test_msmt17_counts_repeated_and_missing_images(tmp_path: Path) -> None:
@@ -122,6 +118,9 @@ def test_msmt17_bad_input(tmp_path: Path) -> None:
         list_samples("msmt17", source, "train_val")
     write_file(source / "list_val.txt", "0000/0000_c1s1_000151_01.jpg 0\n")
     with pytest.raises(UserError, match=r"line 1: .* is not named as MSMT17"):
+        list_samples("msmt17", source, "train_val")
+    write_file(source / "list_val.txt", "0000/0000_001_15_0114afternoon_0015_1.jpg " + "1" * 5000)
+    with pytest.raises(UserError, match=r"list_val\.txt, line 1: expected an image path"):
         list_samples("msmt17", source, "train_val")
     write_file(source / "list_val.txt", b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"list_val\.txt, near line 1: not UTF-8"):
@@ -199,10 +198,10 @@ def test_cuhk03_indices_count_from_one_and_crops_stand_upright(tmp_path: Path) -
     assert listing.samples[0].expected_size == (5, 7)
     assert listing.samples[0].size_bytes == 5 * 7 * 3
     for sample in listing.samples:
-        png = ADAPTERS["cuhk03"].read(release.source, sample.locator)
+        png = read("cuhk03", release.source, sample.locator)
         pixels = np.asarray(Image.open(io.BytesIO(png)))
         np.testing.assert_array_equal(pixels, release.pixels[f"labeled/{sample.extra['name']}"])
-        assert png == ADAPTERS["cuhk03"].read(release.source, sample.locator)
+        assert png == read("cuhk03", release.source, sample.locator)
 
 
 def test_cuhk03_variants_share_names_but_not_keys(tmp_path: Path) -> None:
@@ -215,15 +214,19 @@ def test_cuhk03_variants_share_names_but_not_keys(tmp_path: Path) -> None:
     assert "cuhk03/detected_query/2_001_2_10" in keys
     labelled, detected = listings[0].samples[0], listings[3].samples[0]
     assert labelled.persons[0].identity == detected.persons[0].identity
-    read = ADAPTERS["cuhk03"].read
-    assert read(release.source, labelled.locator) != read(release.source, detected.locator)
+    images = [read("cuhk03", release.source, sample.locator) for sample in (labelled, detected)]
+    assert images[0] != images[1]
 
 
 def test_cuhk03_given_the_release_folder_itself(tmp_path: Path) -> None:
     release = Cuhk03Release(tmp_path)
+    config = tmp_path / "cuhk03_new_protocol_config_labeled.mat"
+    with pytest.raises(UserError, match=r"is not in .*cuhk03_release.*name the folder that holds"):
+        list_samples("cuhk03", release.mat.parent, "labelled_train")
+    config.rename(release.mat.parent / config.name)
     listing = list_samples("cuhk03", release.mat.parent, "labelled_train")
     assert listing.samples[0].origin == "cuhk-03.mat:labeled/1/1/1"
-    assert ADAPTERS["cuhk03"].read(release.mat.parent, listing.samples[0].locator)
+    assert read("cuhk03", release.mat.parent, listing.samples[0].locator)
 
 
 @pytest.mark.parametrize("name", ["1_003_1_01.png", "1_009_1_01.png", "9_001_1_01.png"])
@@ -247,6 +250,7 @@ def test_cuhk03_empty_and_absent_cells_are_missing(tmp_path: Path, name: str) ->
         ({"train_idx": [1, 3]}, "in two of train, query, gallery"),
         ({"train_idx": [1, 1]}, "in one of them twice"),
         ({"labels": None}, "'labels'"),
+        ({"labels": np.array([["a"], ["b"], ["c"], ["d"]])}, "expected the MATLAB 5 file"),
         ({"camId": np.ones((3, 1), np.uint8)}, "expected the MATLAB 5 file"),
         ({"camId": np.full((4, 1), 2, np.uint8)}, "contradicts itself or its camId 2"),
         ({"names": ("1_001_1_06.png",) * 4}, "contradicts itself"),
@@ -263,6 +267,77 @@ def test_cuhk03_refuses_an_unsound_protocol(
     assert "cuhk03_new_protocol_config_labeled.mat" in str(caught.value)
 
 
+def cuhk03_np(root: Path) -> Path:
+    for variant, folder, name in (
+        ("labeled", "bounding_box_train", "0001_c1_1.png"),
+        ("labeled", "bounding_box_train", "0012_c2_6.png"),
+        ("labeled", "query", "0002_c1_3.jpg"),
+        ("labeled", "bounding_box_test", "0002_c2_8.png"),
+        ("detected", "bounding_box_train", "0001_c1_1.png"),
+    ):
+        write_file(root / variant / folder / name, f"{variant} {name}")
+    return root
+
+
+@pytest.mark.parametrize("inside", [".", "cuhk03-np"])
+def test_cuhk03_np_names_the_people_as_the_config_does(tmp_path: Path, inside: str) -> None:
+    cuhk03_np(tmp_path / inside)
+    listing = list_samples("cuhk03", tmp_path, "labelled_train")
+    assert [sample.key for sample in listing.samples] == [
+        "cuhk03/labelled_train/0001_c1_1",
+        "cuhk03/labelled_train/0012_c2_6",
+    ]
+    assert listing.samples[0].origin == "labeled/bounding_box_train/0001_c1_1.png"
+    persons = [sample.persons[0] for sample in listing.samples]
+    assert [person.identity for person in persons] == ["person:0001", "person:0012"]
+    assert [(person.camera, person.extra["view"]) for person in persons] == [("1", 1), ("2", 2)]
+    data = read("cuhk03", tmp_path, listing.samples[1].locator)
+    assert data == b"labeled 0012_c2_6.png"
+    (query,) = list_samples("cuhk03", tmp_path, "labelled_query").samples
+    (gallery,) = list_samples("cuhk03", tmp_path, "labelled_gallery").samples
+    assert query.persons[0].identity == gallery.persons[0].identity == "person:0002"
+    (detected,) = list_samples("cuhk03", tmp_path, "detected_train").samples
+    assert read("cuhk03", tmp_path, detected.locator) == b"detected 0001_c1_1.png"
+
+
+def test_cuhk03_np_counts_other_files_and_says_what_is_not_there(tmp_path: Path) -> None:
+    source = cuhk03_np(tmp_path)
+    write_file(source / "labeled/bounding_box_train/1_001_1_01.png", JPEG)
+    write_file(source / "labeled/bounding_box_train/Thumbs.db", JPEG)
+    listing = list_samples("cuhk03", source, "labelled_train")
+    assert listing.excluded == {"not named as CUHK03-NP names its images": 1}
+    with pytest.raises(UserError, match=r"detected/query does not exist: .*0001_c1_1\.png"):
+        list_samples("cuhk03", source, "detected_query")
+
+
+def test_cuhk03_takes_the_mat_file_if_there_are_folders_too(tmp_path: Path) -> None:
+    release = Cuhk03Release(tmp_path)
+    cuhk03_np(tmp_path)
+    listing = list_samples("cuhk03", tmp_path, "labelled_train")
+    assert listing.samples[0].origin == "cuhk-03.mat:labeled/1/1/1"
+    assert len(listing.samples) == len(release.names[:2])
+
+
+def test_cuhk03_a_damaged_crop_costs_one_sample(tmp_path: Path) -> None:
+    release = Cuhk03Release(tmp_path)
+    with h5py.File(release.mat, "r+") as file:
+        pixels = np.zeros((3, 50, 70), np.uint8)
+        reference = file.create_dataset(
+            "#refs#/packed", data=pixels, chunks=pixels.shape, compression="gzip"
+        )
+        start = reference.id.get_chunk_info(0).byte_offset
+        pair = file[file["labeled"][0, 0]]
+        pair[0, 0] = reference.ref
+        pair[5, 0] = file["labeled"].ref
+    with release.mat.open("r+b") as raw:
+        raw.seek(start)
+        raw.write(bytes(20))
+    listing = list_samples("cuhk03", release.source, "labelled_train")
+    assert [faulty.reason for faulty in listing.faulty] == ["missing from the source"]
+    with pytest.raises(ValueError, match="damaged"):
+        read("cuhk03", release.source, listing.samples[0].locator)
+
+
 def test_cuhk03_bad_files(tmp_path: Path) -> None:
     release = Cuhk03Release(tmp_path / "whole")
     config = release.source / "cuhk03_new_protocol_config_labeled.mat"
@@ -270,10 +345,10 @@ def test_cuhk03_bad_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected the MATLAB 5 file"):
         list_samples("cuhk03", release.source, "labelled_train")
     config.unlink()
-    with pytest.raises(UserError, match=r"config_labeled\.mat is neither in"):
+    with pytest.raises(UserError, match=r"config_labeled\.mat is not in .* nor in "):
         list_samples("cuhk03", release.source, "labelled_train")
     for name, content, complaint in (
-        ("page", b"\n<!DOCTYPE html><html>Sign in</html>", r"cuhk-03\.mat: .* found a web page"),
+        ("page", b"\n<!DOCTYPE html><html>Sign in</html>", r"cuhk-03\.mat in .* found a web page"),
         ("other", b"MATLAB 5.0 MAT-file", "starts with b'MATLAB 5.0"),
         ("cut", release.mat.read_bytes()[:4000], "copy or unpack it again"),
     ):
@@ -287,114 +362,3 @@ def test_cuhk03_bad_files(tmp_path: Path) -> None:
         list_samples("cuhk03", tmp_path / "page", "labelled_train")
     with pytest.raises(UserError, match=r"expected cuhk03_release/cuhk-03\.mat"):
         list_samples("cuhk03", tmp_path, "labelled_train")
-
-
-LUPERSON = {
-    b"30_00_0292_00000238": JPEG,
-    b"30_00_0292_00000240": b"2",
-    b"34_01_0341_00001865": b"3",
-}
-
-
-def luperson(root: Path, keys: object = None, records: dict[bytes, bytes] = LUPERSON) -> Path:
-    (root / "lmdb").mkdir(parents=True)
-    environment = lmdb.open(str(root / "lmdb"), map_size=1 << 26)
-    with environment, environment.begin(write=True) as transaction:
-        for key, value in records.items():
-            transaction.put(key, value)
-    if keys is not None:
-        (root / "keys.pkl").write_bytes(pickle.dumps(keys))
-    return root
-
-
-NAMES = [key.decode() for key in LUPERSON]
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [None, NAMES, list(LUPERSON), {"keys": NAMES, "pids": [0, 1, 2], "vids": (5, 5, 6)}],
-    ids=["no file", "str", "bytes", "dict"],
-)
-def test_luperson_keys_come_in_several_forms(tmp_path: Path, keys: object) -> None:
-    source = luperson(tmp_path, keys)
-    listing = list_samples("luperson", source, "train")
-    assert [sample.origin for sample in listing.samples] == sorted(NAMES)
-    assert [sample.size_bytes for sample in listing.samples] == [len(JPEG), 1, 1]
-    assert listing.samples[0].key == "luperson/train/30_00_0292_00000238"
-    assert listing.samples[0].extra == {"country": "30", "city": "00", "video": "0292"}
-    assert all(sample.persons[0].identity is None for sample in listing.samples)
-    assert ADAPTERS["luperson"].read(source, listing.samples[0].locator) == JPEG
-    assert listing.found == {"images": 3, "videos": 2}
-
-
-def test_luperson_keys_file_decides_what_is_an_image(tmp_path: Path) -> None:
-    source = luperson(tmp_path, [*NAMES[:1], NAMES[0], "99_99_9999_99999999", ""])
-    listing = list_samples("luperson", source, "train")
-    assert [sample.origin for sample in listing.samples] == NAMES[:1]
-    assert [faulty.origin for faulty in listing.faulty] == ["", "99_99_9999_99999999"]
-    assert listing.faulty[1].key == "luperson/train/99_99_9999_99999999"
-    assert listing.excluded == {"not named in keys.pkl": 2}
-    assert listing.found["images"] == 1
-    assert listing.total == 5
-
-
-def test_luperson_given_the_database_folder_reads_the_keys_beside_it(tmp_path: Path) -> None:
-    source = luperson(tmp_path, NAMES[:2]) / "lmdb"
-    listing = list_samples("luperson", source, "train")
-    assert [sample.origin for sample in listing.samples] == NAMES[:2]
-    assert ADAPTERS["luperson"].read(source, listing.samples[0].locator) == JPEG
-
-
-def test_luperson_takes_keys_of_any_form(tmp_path: Path) -> None:
-    records = {b"video:7/frame.1.jpg": b"1", b"caf\xe9": b"2"}
-    source = luperson(tmp_path, records=records)
-    listing = list_samples("luperson", source, "train")
-    read = ADAPTERS["luperson"].read
-    assert [read(source, sample.locator) for sample in listing.samples] == [b"2", b"1"]
-    assert [sample.extra for sample in listing.samples] == [{}, {}]
-    with pytest.raises(FileNotFoundError):
-        read(source, "lmdb:nobody")
-
-
-def test_luperson_opens_its_database_anew_in_a_forked_process(tmp_path: Path) -> None:
-    source = luperson(tmp_path)
-    locator = list_samples("luperson", source, "train").samples[0].locator
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply(ADAPTERS["luperson"].read, (source, locator)) == JPEG
-    assert ADAPTERS["luperson"].read(source, locator) == JPEG
-
-
-class Call:
-    """Unpickling this would create a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.target),)
-
-
-def test_luperson_never_executes_its_keys_file(tmp_path: Path) -> None:
-    source = luperson(tmp_path, ["30_00_0292_00000238", Call(tmp_path / "executed")])
-    with pytest.raises(UserError, match=r"keys\.pkl: .*builds more than lists, dicts and text"):
-        list_samples("luperson", source, "train")
-    assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize("keys", [7, {"names": []}, [1, 2], {"keys": "30_00"}])
-def test_luperson_refuses_keys_that_are_none(tmp_path: Path, keys: object) -> None:
-    with pytest.raises(UserError, match=r"keys\.pkl: expected a list of keys"):
-        list_samples("luperson", luperson(tmp_path, keys), "train")
-
-
-def test_luperson_bad_databases(tmp_path: Path) -> None:
-    cut = luperson(tmp_path / "cut", records={b"%04d" % i: b"x" * 10_000 for i in range(40)})
-    data = cut / "lmdb" / "data.mdb"
-    data.write_bytes(data.read_bytes()[: data.stat().st_size * 9 // 10])
-    with pytest.raises(UserError, match=r"data\.mdb has \d+ bytes and needs"):
-        list_samples("luperson", cut, "train")
-    write_file(tmp_path / "page" / "lmdb" / "data.mdb", b"<html>")
-    with pytest.raises(UserError, match="cannot be opened as an LMDB"):
-        list_samples("luperson", tmp_path / "page", "train")
-    with pytest.raises(UserError, match=r"expected lmdb/data\.mdb with keys\.pkl"):
-        list_samples("luperson", tmp_path, "train")

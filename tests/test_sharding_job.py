@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 import yaml
+from object_store import s3_environment, s3_server
 
 from pipeline.errors import UserError, run_command
 from pipeline.shards import MANIFEST, QUARANTINE, Manifest, ShardSet, sha256
 from pipeline.store import Location
 from sharding.__main__ import main
-from sharding.job import ShardsFailed, ray_session, write_set, write_sets
+from sharding.cluster import Cluster, ray_session
+from sharding.job import ShardsFailed, write_set, write_sets
 from sharding.miniature import TruthImage
 from sharding.plan import PlanConfig
 from sharding.prepare import prepare
@@ -43,31 +44,15 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket of a real S3 server, reachable by the standard credential chain."""
     root = tmp_path_factory.mktemp("store")
     (root / "bucket").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(root)]
-    command += ["--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret", "--config", os.devnull]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
+    with s3_server(root) as port, s3_environment(port):
         yield "s3://bucket"
-    server.terminate()
-    server.wait()
 
 
 @pytest.fixture(scope="module")
-def in_flight(bucket: str) -> Iterator[int]:
-    with ray_session(workers=2) as slots:
-        yield slots
+def cluster(bucket: str) -> Iterator[Cluster]:
+    """Two workers, which know how to reach the bucket."""
+    with ray_session(workers=2) as session:
+        yield session
 
 
 def crops_request(native: Path, out: Path | str, *settings: str) -> SetRequest:
@@ -77,11 +62,11 @@ def crops_request(native: Path, out: Path | str, *settings: str) -> SetRequest:
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    native: Path, in_flight: int, tmp_path_factory: pytest.TempPathFactory
+    native: Path, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Manifest]:
     """Written one task at a time."""
     out = tmp_path_factory.mktemp("undisturbed") / "crops"
-    return out, write_set(prepare(crops_request(native, out)), in_flight=1)
+    return out, write_set(prepare(crops_request(native, out)), Cluster(most=1))
 
 
 @pytest.fixture
@@ -125,9 +110,9 @@ def test_stock_webdataset_reads_all_shards(undisturbed: tuple[Path, Manifest]) -
 
 
 def test_two_workers_write_the_bytes_of_one(
-    native: Path, in_flight: int, undisturbed: tuple[Path, Manifest], tmp_path: Path
+    native: Path, cluster: Cluster, undisturbed: tuple[Path, Manifest], tmp_path: Path
 ) -> None:
-    write_set(prepare(crops_request(native, tmp_path / "crops")), in_flight)
+    write_set(prepare(crops_request(native, tmp_path / "crops")), cluster)
     assert files(tmp_path / "crops") == files(undisturbed[0])
 
 
@@ -145,7 +130,7 @@ def kill_session(leader: int) -> None:
 
 
 def test_a_killed_run_shows_whole_shards_only_and_a_rerun_finishes(
-    native: Path, in_flight: int, undisturbed: tuple[Path, Manifest], tmp_path: Path
+    native: Path, cluster: Cluster, undisturbed: tuple[Path, Manifest], tmp_path: Path
 ) -> None:
     out, whole = tmp_path / "crops", files(undisturbed[0])
     command = [
@@ -176,7 +161,7 @@ def test_a_killed_run_shows_whole_shards_only_and_a_rerun_finishes(
         assert name.endswith(".tar") or name.replace(".parquet", ".tar") in left
     prepared = prepare(crops_request(native, out))
     assert len(prepared.todo) < len(prepared.plan.shards)
-    write_set(prepared, in_flight)
+    write_set(prepared, cluster)
     assert files(out) == whole
 
 
@@ -187,13 +172,13 @@ def test_a_rerun_of_a_finished_set_writes_no_shard(native: Path, damaged: Path) 
 
 
 def test_a_rerun_replaces_what_is_lost_or_cut_short(
-    native: Path, damaged: Path, in_flight: int, undisturbed: tuple[Path, Manifest]
+    native: Path, damaged: Path, cluster: Cluster, undisturbed: tuple[Path, Manifest]
 ) -> None:
     (damaged / "shards/v1/000002.tar").unlink()
     (damaged / "shards/v0/000004.tar").write_bytes(b"cut short")
     (damaged / "shards/v0/000005.parquet").write_bytes(b"not an index")
     (damaged / "shards/v0/.000001.tar.abc.tmp").write_bytes(b"left by a killed writer")
-    write_set(prepare(crops_request(native, damaged)), in_flight)
+    write_set(prepare(crops_request(native, damaged)), cluster)
     assert files(damaged) == files(undisturbed[0])
 
 
@@ -209,7 +194,7 @@ def test_another_plan_over_old_shards_is_refused_by_name(native: Path, damaged: 
 
 
 def test_a_failing_shard_is_named_and_all_others_are_written(
-    native: Path, in_flight: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    native: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = shutil.copytree(native / "msmt17", tmp_path / "native" / "msmt17")
     prepared = prepare(crops_request(source.parent, tmp_path / "crops"))
@@ -218,13 +203,13 @@ def test_a_failing_shard_is_named_and_all_others_are_written(
     data = image.read_bytes()
     image.unlink()
     image.mkdir()  # reading it is an OSError, even for root
-    with pytest.raises(ShardsFailed, match=r"1 of 9 shards .* 000003 \(IsADirectoryError"):
-        write_set(prepared, in_flight)
+    with pytest.raises(ShardsFailed, match=r"1 shards of .* 000003 \(IsADirectoryError"):
+        write_set(prepared, cluster)
     assert len(list(tmp_path.glob("crops/shards/v0/*.parquet"))) == 8
     assert not (tmp_path / "crops" / MANIFEST).exists()
     image.rmdir()
     image.write_bytes(data)
-    write_set(prepare(crops_request(source.parent, tmp_path / "crops")), in_flight)
+    write_set(prepare(crops_request(source.parent, tmp_path / "crops")), cluster)
     assert verify(str(tmp_path / "crops")).problems == []
 
 
@@ -277,7 +262,7 @@ def test_verify_recounts_what_the_manifest_claims(damaged: Path) -> None:
 
 
 def test_a_recipe_writes_all_its_sets_to_an_object_store(
-    native: Path, in_flight: int, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    native: Path, cluster: Cluster, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = {
         "out": f"{bucket}/shards",

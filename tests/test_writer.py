@@ -3,41 +3,49 @@
 import io
 import json
 import tarfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import webdataset
 from fakes import FakeAdapter, fake_crops, fake_scenes, jpeg
+from shardset import picture
 
 from pipeline import store
 from pipeline.annotation import Annotation
+from pipeline.decode import decode
 from pipeline.shards import INDEX_SCHEMA, index_name, sha256, tar_name
 from sharding.canvas import CanvasConfig
+from sharding.convert import Conversion
 from sharding.datasets.base import FaultySample
+from sharding.image import CodedImage, Fault, open_image
 from sharding.plan import PlanConfig, make_plan
+from sharding.source import Source
 from sharding.tar import ustar_header
-from sharding.writer import ShardJob, ShardResult, write_shard
+from sharding.writer import ShardJob, ShardResult, TooLarge, write_shard
 
 SMALL = CanvasConfig(size=(96, 64), variants=2)
 
 
-def job(adapter: FakeAdapter, out: Path, **config: object) -> ShardJob:
+def job(adapter: FakeAdapter, out: Path, memory: int = 1 << 28, **config: object) -> ShardJob:
     settings = PlanConfig(canvas=SMALL, **config)
-    plan = make_plan(adapter, "train", adapter.list_samples(out, "train"), settings)
+    source = Source(str(out.parent))
+    plan = make_plan(adapter, "train", adapter.list_samples(source, "train"), settings)
     (shard,) = plan.shards
-    return ShardJob(
-        adapter,
-        out.parent,
-        "train",
-        shard,
-        settings,
-        plan.variants,
-        str(out),
-        plan.hash,
-        plan.description(),
-    )
+    conversion = Conversion(adapter, source, "train", settings, plan.variants, memory)
+    return ShardJob(conversion, shard, str(out), plan.hash, plan.description())
+
+
+def counts(job: ShardJob) -> tuple[int, int]:
+    """Writes; (ok, quarantined)."""
+    result = write_shard(job)
+    assert isinstance(result, ShardResult)
+    assert result.name == "000000"
+    return result.ok, result.quarantined
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -58,7 +66,7 @@ def read_stock(out: Path, variant: int = 0) -> list[dict]:
 
 def test_scenes_pass_through_and_the_index_says_where_they_lie(tmp_path: Path) -> None:
     scenes = fake_scenes(5)
-    assert write_shard(job(scenes, tmp_path / "out")) == ShardResult("000000", 5, 0)
+    assert counts(job(scenes, tmp_path / "out")) == (5, 0)
     tar = (tmp_path / "out" / tar_name(0, "000000")).read_bytes()
     samples = read_stock(tmp_path / "out")
     assert [sample["__key__"] for sample in samples] == [
@@ -136,7 +144,7 @@ def test_bad_samples_are_quarantined_with_reason_and_origin(tmp_path: Path) -> N
         FaultySample("fake/train/0098", "0098.json", "damaged label file"),
         FaultySample("fake/train/0099", "0099"),
     )
-    assert write_shard(job(scenes, tmp_path / "out")) == ShardResult("000000", 3, 6)
+    assert counts(job(scenes, tmp_path / "out")) == (3, 6)
     reasons = {row["origin"]: row["reason"] for row in rows(tmp_path / "out") if row["reason"]}
     assert reasons["0000"] == "truncated JPEG"
     assert "neither JPEG nor PNG" in reasons["0001"]
@@ -155,8 +163,8 @@ def test_bad_samples_are_quarantined_with_reason_and_origin(tmp_path: Path) -> N
 def test_check_header_does_not_decode(tmp_path: Path) -> None:
     scenes = fake_scenes(2)
     scenes.images["0000"] = scenes.images["0000"][:-300] + b"\xff\xd9"
-    assert write_shard(job(scenes, tmp_path / "full")).quarantined == 1
-    assert write_shard(job(scenes, tmp_path / "header", check="header")).quarantined == 0
+    assert counts(job(scenes, tmp_path / "full")) == (1, 1)
+    assert counts(job(scenes, tmp_path / "header", check="header")) == (2, 0)
 
 
 def test_a_broken_crop_is_quarantined_in_every_variant(tmp_path: Path) -> None:
@@ -175,7 +183,7 @@ class Unlucky(FakeAdapter):
     failures = 0
     error: Exception = TimeoutError("store does not answer")
 
-    def read(self, source: Path, locator: str) -> bytes:
+    def read(self, source: Source, locator: str) -> bytes:
         if locator == "0003" and self.failures > 0:
             self.failures -= 1
             raise self.error
@@ -191,7 +199,7 @@ def unlucky(monkeypatch: pytest.MonkeyPatch) -> Unlucky:
 
 def test_bad_luck_is_retried_and_never_quarantined(tmp_path: Path, unlucky: Unlucky) -> None:
     unlucky.failures = 2
-    assert write_shard(job(unlucky, tmp_path / "out")) == ShardResult("000000", 5, 0)
+    assert counts(job(unlucky, tmp_path / "out")) == (5, 0)
 
 
 def test_lasting_bad_luck_leaves_nothing_behind(tmp_path: Path, unlucky: Unlucky) -> None:
@@ -205,9 +213,11 @@ def test_a_vanished_file_is_quarantined_and_a_vanished_source_is_not(
     tmp_path: Path, unlucky: Unlucky
 ) -> None:
     unlucky.failures, unlucky.error = 1, FileNotFoundError("0003")
-    assert write_shard(job(unlucky, tmp_path / "out")).quarantined == 1
+    assert counts(job(unlucky, tmp_path / "out")) == (4, 1)
     unlucky.failures = 1
-    unmounted = replace(job(unlucky, tmp_path / "out"), source=tmp_path / "unmounted")
+    there = job(unlucky, tmp_path / "out")
+    gone = replace(there.conversion, source=Source(str(tmp_path / "unmounted")))
+    unmounted = replace(there, conversion=gone)
     with pytest.raises(OSError, match="has gone"):
         write_shard(unmounted)
 
@@ -226,3 +236,114 @@ def test_names_beyond_100_bytes_are_read_back_by_any_tar(tmp_path: Path) -> None
         assert [member.name for member in tar] == [name]
     with pytest.raises(ValueError):
         ustar_header("x" * 101, 0)
+
+
+def png(height: int, width: int, seed: int = 0) -> bytes:
+    return cv2.imencode(".png", picture(height, width, seed))[1].tobytes()
+
+
+def test_recoded_scenes_are_smaller_and_their_boxes_go_with_them(tmp_path: Path) -> None:
+    scenes = fake_scenes(3)
+    scenes.images["0000"], scenes.images["0001"] = png(48, 80), png(48, 80)[:-300]
+    assert counts(job(scenes, tmp_path / "out", recode="jpeg:90", max_side=64)) == (2, 1)
+    for sample in read_stock(tmp_path / "out"):
+        annotation = Annotation.from_json(sample["json"])
+        assert decode(sample["jpg"], "jpg").shape == (38, 64, 3)
+        assert (annotation.width, annotation.height) == (64, 38)
+        assert annotation.extra["source_size"] == [80, 48]
+        x, y = 64 / 80, 38 / 48
+        assert annotation.persons[0].box == pytest.approx((-5 * x, 3 * y, 20 * x, 60 * y))
+        assert annotation.persons[1].ignore
+
+
+def test_recoding_leaves_a_jpeg_that_is_small_enough_as_it_is(tmp_path: Path) -> None:
+    scenes = fake_scenes(2)
+    scenes.images["0000"] = png(48, 80)
+    write_shard(job(scenes, tmp_path / "out", recode="jpeg:90"))
+    images = {row["origin"]: row for row in rows(tmp_path / "out")}
+    assert images["0001"]["image_size"] == len(scenes.images["0001"])
+    assert images["0000"]["image_type"] == "jpg"
+    assert images["0000"]["source_sha256"] == sha256(scenes.images["0000"])
+
+
+def test_images_smaller_than_asked_for_are_quarantined_where_the_release_does_not_say(
+    tmp_path: Path,
+) -> None:
+    crops = fake_crops(4, 2)
+    crops.images["0002"] = jpeg(63, 32)
+    assert counts(job(crops, tmp_path / "out", filters={"min_size": (64, 32)})) == (3, 1)
+    (reason,) = [row["reason"] for row in rows(tmp_path / "out") if row["reason"]]
+    assert reason == "32x63 pixels, smaller than asked for by filters.min_size"
+
+
+def test_a_shard_with_an_image_too_large_for_its_memory_says_what_it_needs(tmp_path: Path) -> None:
+    crops = fake_crops(3, 2)
+    crops.images["0001"] = jpeg(400, 500)
+    small = write_shard(job(crops, tmp_path / "out", memory=300_000))
+    assert isinstance(small, TooLarge)
+    assert 600_000 < small.needed < 1_500_000
+    assert files(tmp_path / "out") == {}
+    assert counts(job(crops, tmp_path / "out", memory=small.needed)) == (3, 0)
+
+
+def test_a_baseline_jpeg_is_checked_in_a_fraction_of_its_pixels_and_a_progressive_one_is_not() -> (
+    None
+):
+    pixels = picture(800, 1200, 0)
+    progressive = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    baseline, held = open_image(jpeg(800, 1200)), open_image(progressive)
+    assert isinstance(baseline, CodedImage)
+    assert isinstance(held, CodedImage)
+    assert baseline.check_bytes() < 800 * 1200 * 3 / 60
+    # All coefficients of three components, two of them at half the height and width, two bytes each.
+    assert held.check_bytes() - baseline.check_bytes() == 800 * 1200 * 3
+    assert held.check() is None
+    assert held.decode_bytes() > held.check_bytes()
+
+
+def test_the_check_finds_what_decoding_finds() -> None:
+    """A hundred damaged JPEGs: reading every bit is enough, making every pixel is not needed."""
+    rng = np.random.default_rng(0)
+    faults = 0
+    for seed in range(100):
+        data = bytearray(jpeg(48, 80, seed % 7))
+        data[int(rng.integers(300, len(data)))] ^= 1 << int(rng.integers(8))
+        image = open_image(bytes(data))
+        if isinstance(image, CodedImage):
+            decoded = image.decode()
+            assert isinstance(decoded, Fault) == (image.check() is not None)
+            faults += isinstance(decoded, Fault)
+    assert faults > 20
+
+
+class Ahead(FakeAdapter):
+    """Remembers which locators were read, and by which thread."""
+
+    def read(self, source: Source, locator: str) -> bytes:
+        threads.add(threading.get_ident())
+        return super().read(source, locator)
+
+
+threads: set[int] = set()
+
+
+def test_a_source_in_a_store_is_read_ahead_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    scenes = fake_scenes(40)
+    local = job(scenes, tmp_path / "local")
+    write_shard(local)
+    ahead = Ahead("detection", scenes.images, scenes.samples)
+    store = replace(local.conversion, adapter=ahead, source=Source("s3://bucket/scenes"))
+    write_shard(replace(local, conversion=store, out=str(tmp_path / "store")))
+    assert len(threads) > 1
+    assert files(tmp_path / "store") == files(tmp_path / "local")
+
+
+def test_a_rescue_keeps_what_can_be_used_and_writes_nothing_otherwise(tmp_path: Path) -> None:
+    scenes = fake_scenes(3)
+    scenes.images["0001"] = b"broken"
+    rescue = replace(job(scenes, tmp_path / "out"), rescue=True)
+    assert counts(rescue) == (2, 0)
+    assert len(rows(tmp_path / "out")) == 2
+    scenes.images = dict.fromkeys(scenes.images, b"broken")
+    assert counts(replace(rescue, out=str(tmp_path / "nothing"))) == (0, 0)
+    assert files(tmp_path / "nothing") == {}

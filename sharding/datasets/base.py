@@ -1,13 +1,14 @@
 """What an adapter is: it lists a native release as unified records and reads one sample's bytes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
+import pyarrow as pa
 from pydantic import JsonValue
 
 from pipeline.annotation import Person, Task
+from sharding.source import Source
 
 WHOLE_CROP = (0.0, 0.0, 0.0, 0.0)
 """Box of the person of a re-ID crop: all of it. The canvas turns it into a real box."""
@@ -21,7 +22,7 @@ class SourceSample:
 
     key: str
     locator: str
-    """What `read` needs: a path below the source, a database key, a cell of a .mat file."""
+    """What `read` needs: of a file what `Source` calls so, a database key, a cell of a .mat file."""
     origin: str
     """Full name for people, written into the annotation: file, archive member or database key."""
     size_bytes: int
@@ -60,7 +61,7 @@ class Published:
 class Listing:
     """All samples of one split, what is wrong with it, and what was left out on purpose."""
 
-    samples: list[SourceSample]
+    samples: Sequence[SourceSample]
     total: int
     """Samples that the release names, counted before any was sorted out."""
     excluded: dict[str, int] = field(default_factory=dict)
@@ -68,6 +69,8 @@ class Listing:
     faulty: tuple[FaultySample, ...] = ()
     found: dict[str, int] = field(default_factory=dict)
     """What the split really holds, faulty samples not counted, under the names of `Published.what`."""
+    protocols: Mapping[str, pa.Table] = field(default_factory=dict)
+    """Of a person-search split: PROTOCOL_SCHEMA tables by name, `TestG50` say."""
 
 
 def count_identities(crops: Iterable[SourceSample]) -> int:
@@ -85,10 +88,10 @@ class Adapter(Protocol):
     splits: Mapping[str, tuple[Published, ...]]
     """Every split that `list_samples` takes, with its published figures."""
 
-    def list_samples(self, source: Path, split: str) -> Listing:
+    def list_samples(self, source: Source, split: str) -> Listing:
         """Lists `split` in a stable order. Raises UserError naming a missing annotation or folder."""
         ...
 
-    def read(self, source: Path, locator: str) -> bytes:
+    def read(self, source: Source, locator: str) -> bytes:
         """The sample's coded image (JPEG or PNG). Raises FileNotFoundError, OSError or ValueError."""
         ...

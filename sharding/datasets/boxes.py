@@ -1,6 +1,6 @@
-"""What the detection adapters share: boxes without area, and how many boxes of which kind there are."""
+"""What the adapters of scenes share: boxes without area, and how many boxes of which kind there are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
@@ -32,4 +32,14 @@ def count_boxes(samples: Iterable[SourceSample]) -> dict[str, int]:
         "ignore regions": ignored,
         "kept boxes": persons + ignored,
         "dropped boxes": dropped,
+    }
+
+
+def count_people(samples: Sequence[SourceSample]) -> dict[str, int]:
+    """Boxes as `count_boxes` counts them, and who of them is known."""
+    known = [p.identity for s in samples for p in s.persons if p.identity is not None]
+    return {
+        **count_boxes(samples),
+        "labelled persons": len(known),
+        "identities": len(set(known)),
     }

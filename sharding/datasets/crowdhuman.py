@@ -1,16 +1,16 @@
 """CrowdHuman (https://www.crowdhuman.org): crowds from the web, full, visible and head boxes."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline.annotation import Box, Person, Task, sample_key
 from pipeline.errors import UserError
-from sharding.datasets import folder
+from sharding.datasets import text
 from sharding.datasets.base import FaultySample, Listing, Published, SourceSample
 from sharding.datasets.boxes import count_boxes, has_area, keep_dropped
+from sharding.source import Source, SourceFile, find_root
 
 EXPECTED = (
     "annotation_train.odgt and annotation_val.odgt beside the folder Images/ that "
@@ -41,17 +41,16 @@ class CrowdHuman:
     homepage = "https://www.crowdhuman.org"
     splits = SPLITS
 
-    def list_samples(self, source: Path, split: str) -> Listing:
-        folder.check_split(self, split)
+    def list_samples(self, source: Source, split: str) -> Listing:
+        text.check_split(self, split)
         odgt = f"annotation_{split}.odgt"
-        root = folder.find_root(source, ("", "CrowdHuman"), (odgt, "Images"), EXPECTED)
-        annotation = folder.require(source / root / odgt, f"Expected {EXPECTED}.")
+        root = find_root(source, ("", "CrowdHuman"), (odgt, "Images"), EXPECTED)
         images = _find_images(source, root)
         samples: list[SourceSample] = []
         faulty: list[FaultySample] = []
         seen: dict[str, int] = {}
-        for number, line in folder.text_lines(annotation):
-            where = f"{annotation}, line {number}"
+        for number, line in text.text_lines(source, f"{root}{odgt}", f"Expected {EXPECTED}."):
+            where = f"{source.at(root + odgt)}, line {number}"
             record = _parse(line, where)
             name = f"{_member(record, 'ID', str, where)}.jpg"
             first = seen.setdefault(name, number)
@@ -64,29 +63,28 @@ class CrowdHuman:
         found = {"images": len(samples), **count_boxes(samples)}
         return Listing(samples, len(seen), faulty=tuple(faulty), found=found)
 
-    def read(self, source: Path, locator: str) -> bytes:
-        return (source / locator).read_bytes()
+    def read(self, source: Source, locator: str) -> bytes:
+        return source.read(locator)
 
 
-def _find_images(source: Path, root: str) -> dict[str, tuple[str, int]]:
-    """Image name -> (path below `source`, bytes): Images/, or an Images/ for each unpacked archive."""
-    base = source / root
-    folders = [base / "Images", *sorted(base.glob("*/Images"))]
-    found: dict[str, tuple[str, int]] = {}
-    for images in filter(Path.is_dir, folders):
-        prefix = images.relative_to(source).as_posix()
-        for name, size in folder.file_sizes(images, 0, ".jpg").items():
-            found.setdefault(name, (f"{prefix}/{name}", size))
+def _find_images(source: Source, root: str) -> dict[str, SourceFile]:
+    """By name: of Images/, or of an Images/ in the folder of each archive."""
+    found: dict[str, SourceFile] = {}
+    for path, file in sorted(source.files(root, ".jpg").items()):
+        folder, _, name = path.removeprefix(root).rpartition("/")
+        if folder == "Images" or (folder.endswith("/Images") and folder.count("/") == 1):
+            found.setdefault(name, file)
     if not found:
         raise UserError(
-            f"{base / 'Images'} {folder.describe(base / 'Images')}: no image there; expected {EXPECTED}."
+            f"{source.at(root + 'Images')} {source.describe(root + 'Images')}: no image there; "
+            f"expected {EXPECTED}."
         )
     return found
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
-        return folder.parse_object(line)
+        return text.parse_object(line)
     except ValueError as error:
         raise UserError(f"{where}: {error}; the file was cut or edited.") from error
 
@@ -96,7 +94,7 @@ def _key(split: str, name: str) -> str:
 
 
 def _sample(
-    record: dict[str, Any], name: str, split: str, image: tuple[str, int], where: str
+    record: dict[str, Any], name: str, split: str, image: SourceFile, where: str
 ) -> SourceSample:
     persons: list[Person] = []
     dropped: list[Any] = []
@@ -141,7 +139,7 @@ def _box(entry: Any, name: str, where: str) -> Box:
     """[x, y, width, height] as a half-open box, wherever it leaves the image."""
     try:
         x, y, width, height = (float(number) for number in entry[name])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: {name} is not four numbers x, y, width, height.") from error
     return (x, y, x + width, y + height)
 

@@ -2,19 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import cv2
-import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from pipeline.annotation import Person, Task, sample_key
 from pipeline.errors import UserError
-from sharding.datasets import folder
+from sharding.datasets import cuhk03_np, matlab, text
 from sharding.datasets.base import (
+    MISSING,
     WHOLE_CROP,
     FaultySample,
     Listing,
@@ -22,20 +19,23 @@ from sharding.datasets.base import (
     SourceSample,
     count_identities,
 )
-from sharding.datasets.handles import once_per_process
+from sharding.datasets.cuhk03_cells import COLUMNS, Shapes, read_picture
+from sharding.source import Source, find_root, require
 
 IMAGES = "cuhk-03.mat"
 EXPECTED = (
     f"cuhk03_release/{IMAGES} from cuhk03_release.zip, and beside it or beside cuhk03_release/ the files "
-    "cuhk03_new_protocol_config_labeled.mat and cuhk03_new_protocol_config_detected.mat"
+    "cuhk03_new_protocol_config_labeled.mat and cuhk03_new_protocol_config_detected.mat; or the folders "
+    "labeled/ and detected/ of CUHK03-NP"
 )
 VARIANTS = {"labelled": "labeled", "detected": "detected"}
 """How a split spells the variant -> how the release does."""
+MOST_LABEL = 1_000_000
 PARTITIONS = ("train", "query", "gallery")
-COLUMNS = 10
-"""Columns 1-5 of a camera pair's cell array hold the first view, 6-10 the second."""
-NAME = re.compile(r"(\d+)_(\d+)_([12])_(\d+)\.png")
+NAME = re.compile(r"(\d{1,6})_(\d{1,6})_([12])_(\d{1,6})\.png")
 """pair, row, view, column; all from 1."""
+CELL = re.compile(r"(?P<file>.+):(?P<cell>(?:labeled|detected)/\d+/\d+/\d+)", re.DOTALL)
+"""Locator of a picture in the .mat file."""
 SPLITS: Mapping[str, tuple[Published, ...]] = {
     "labelled_train": (Published("images", 7_368, "V"), Published("identities", 767, "V")),
     "labelled_query": (Published("images", 1_400, "V"), Published("identities", 700, "V")),
@@ -62,6 +62,7 @@ class Cuhk03:
     """Labelled and detected crops share file names and people, but not their train/test division.
 
     Train on one variant only: the two train sets differ by one person, who is in the other's test set.
+    The release is a .mat file with the protocol beside it, or, where there is none, CUHK03-NP's folders.
     """
 
     name = "cuhk03"
@@ -72,110 +73,56 @@ class Cuhk03:
     homepage = "https://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html"
     splits = SPLITS
 
-    def list_samples(self, source: Path, split: str) -> Listing:
-        folder.check_split(self, split)
-        spelled, partition = split.split("_")
-        variant = VARIANTS[spelled]
-        root = folder.find_root(source, ("", "cuhk03_release"), (IMAGES,), EXPECTED)
-        release = (source / root).absolute()
-        shapes = _Cells(_open(source / root / IMAGES), variant, source / root / IMAGES)
-        samples: list[SourceSample] = []
-        faulty: list[FaultySample] = []
-        entries = _read_config(_find_config(release, variant), partition)
-        for entry in entries:
-            shape = shapes.shape(entry)
-            if shape is None:
-                origin = f"{IMAGES}:{entry.cell(variant)}"
-                faulty.append(FaultySample(_key(split, entry), origin))
-            else:
-                samples.append(_sample(entry, shape, split, variant, f"{root}{IMAGES}"))
-        found = {"images": len(samples), "identities": count_identities(samples)}
-        return Listing(samples, len(entries), faulty=tuple(faulty), found=found)
+    def list_samples(self, source: Source, split: str) -> Listing:
+        text.check_split(self, split)
+        for root in ("", "cuhk03_release/"):
+            if images := source.find(f"{root}{IMAGES}"):
+                return _list_cells(source, root, images.locator, split)
+        root = find_root(source, cuhk03_np.ROOTS, VARIANTS.values(), EXPECTED)
+        return cuhk03_np.list_folder(source, f"{root}{VARIANTS[split.split('_')[0]]}", split)
 
-    def read(self, source: Path, locator: str) -> bytes:
-        """The crop as PNG, equal to the stored pixels."""
-        path, _, cell = locator.partition(":")
-        variant, pair, row, column = cell.split("/")
-        file = _open(source / path)
+    def read(self, source: Source, locator: str) -> bytes:
+        cell = CELL.fullmatch(locator)
+        return read_picture(source, *cell.group("file", "cell")) if cell else source.read(locator)
+
+
+def _list_cells(source: Source, root: str, images: str, split: str) -> Listing:
+    spelled, partition = split.split("_")
+    variant = VARIANTS[spelled]
+    shapes = Shapes(source, images, variant)
+    samples: list[SourceSample] = []
+    faulty: list[FaultySample] = []
+    entries = _read_config(source, _find_config(source, root, variant), partition)
+    for entry in entries:
+        reason = MISSING
         try:
-            references = file[file[variant][()].flat[int(pair) - 1]]
-            array = file[references[int(column) - 1, int(row) - 1]][()]
-        except (KeyError, IndexError) as error:
-            raise FileNotFoundError(f"no cell {cell} in {source / path}") from error
-        if array.ndim != 3 or array.shape[0] != 3 or array.dtype != np.uint8:
-            raise ValueError(
-                f"{cell} is {array.dtype} {array.shape}, not a crop of 3 x width x height"
-            )
-        # MATLAB's axes arrive reversed, as channel x width x height; OpenCV wants blue first.
-        upright = np.ascontiguousarray(array.transpose(2, 1, 0)[:, :, ::-1])
-        done, png = cv2.imencode(".png", upright, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        if not done:
-            raise ValueError(f"{cell} cannot be coded as PNG")
-        return png.tobytes()
+            shape = shapes.of(entry.pair, entry.row, entry.column)
+        except ValueError as error:
+            shape, reason = None, f"unreadable: {error}"
+        if shape is None:
+            origin = f"{IMAGES}:{entry.cell(variant)}"
+            faulty.append(FaultySample(_key(split, entry), origin, reason))
+        else:
+            samples.append(_sample(entry, shape, split, variant, images))
+    found = {"images": len(samples), "identities": count_identities(samples)}
+    return Listing(samples, len(entries), faulty=tuple(faulty), found=found)
 
 
-@once_per_process
-def _open(path: Path) -> h5py.File:
-    """Raises UserError unless `path` is a complete HDF5 file, which MATLAB 7.3 files are."""
-    if not h5py.is_hdf5(path):
-        head = path.open("rb").read(64).lstrip()
-        found = "a web page" if head.startswith(b"<") else f"a file that starts with {head[:16]!r}"
-        raise UserError(
-            f"{path}: expected the MATLAB 7.3 (HDF5) file of the release, found {found}; the download "
-            "failed or was a login page. Fetch it again."
-        )
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise UserError(f"{path}: {error}; copy or unpack it again.") from error
-
-
-class _Cells:
-    """Shapes of one variant's images, straight from the file's headers."""
-
-    def __init__(self, file: h5py.File, variant: str, path: Path) -> None:
-        cells = file.get(variant)
-        if not isinstance(cells, h5py.Dataset) or cells.dtype != h5py.ref_dtype:
-            raise UserError(
-                f"{path} has no cell array {variant!r} (it holds {', '.join(file) or 'nothing'}); "
-                f"expected {EXPECTED}."
-            )
-        self.file = file
-        self.pairs = [file[reference][()] for reference in cells[()].flat]
-        for number, pair in enumerate(self.pairs, start=1):
-            if pair.ndim != 2 or pair.shape[0] != COLUMNS or pair.dtype != h5py.ref_dtype:
-                raise UserError(
-                    f"{path}: camera pair {number} of {variant!r} is {pair.dtype} {pair.shape}, expected "
-                    f"references of {COLUMNS} x people."
-                )
-
-    def shape(self, entry: _Entry) -> tuple[int, ...] | None:
-        """Channel x width x height, or None of an empty or absent cell."""
-        pair = self.pairs[entry.pair - 1] if 0 < entry.pair <= len(self.pairs) else np.empty((0, 0))
-        if not (0 < entry.column <= pair.shape[0] and 0 < entry.row <= pair.shape[1]):
-            return None
-        reference = pair[entry.column - 1, entry.row - 1]
-        cell = self.file[reference] if reference else None
-        # An empty cell is stored as its dimensions, with an attribute: its size is not 0.
-        if cell is None or "MATLAB_empty" in cell.attrs or cell.ndim < 3:
-            return None
-        return tuple(cell.shape)
-
-
-def _find_config(release: Path, variant: str) -> Path:
+def _find_config(source: Source, root: str, variant: str) -> str:
     name = f"cuhk03_new_protocol_config_{variant}.mat"
-    for place in (release, release.parent):
-        if (place / name).is_file():
-            return place / name
+    for path in (f"{root}{name}", name):
+        if source.find(path):
+            return path
     raise UserError(
-        f"{name} is neither in {release} nor in {release.parent}. It holds the 767/700 protocol and comes "
-        "apart from the images; expected it beside them."
+        f"{name} is not in {source.at(root)}{f' nor in {source.url}' if root else ''}. It holds the 767/700 "
+        "protocol and comes apart from the images: put it beside them, or name the folder that holds both."
     )
 
 
-def _read_config(path: Path, partition: str) -> list[_Entry]:
+def _read_config(source: Source, path: str, partition: str) -> list[_Entry]:
     """The images of `partition`. Raises UserError unless the three partitions are sound."""
-    rows, positions = _load_config(path)
+    rows, positions = _load_config(source, path)
+    path = source.at(path)
     together = np.concatenate(positions)
     if together.size and not 0 <= together.min() <= together.max() < len(rows):
         raise UserError(
@@ -189,23 +136,33 @@ def _read_config(path: Path, partition: str) -> list[_Entry]:
     return [_entry(rows[position], path) for position in chosen]
 
 
-def _load_config(path: Path) -> tuple[list[tuple[Any, int, int]], list[NDArray[np.int64]]]:
+def _load_config(
+    source: Source, path: str
+) -> tuple[list[tuple[str, int, int]], list[NDArray[np.int64]]]:
     """Rows of name, label and view, and the 0-based rows of each partition."""
     names = ("filelist", "labels", "camId", *(f"{name}_idx" for name in PARTITIONS))
     try:
-        config = loadmat(str(path), variable_names=names)
-        filelist, labels, views, *indices = (np.ravel(config[name]) for name in names)
-        # The indices count from 1, and the stored integers are unsigned.
-        positions = [index.astype(np.int64) - 1 for index in indices]
-        return list(zip(filelist, labels.tolist(), views.tolist(), strict=True)), positions
-    except Exception as error:  # whatever SciPy's reader runs into when the file is another one
+        config = matlab.parse(source.read(require(source, path, EXPECTED).locator))
+        filelist = [cell.text() for cell in config["filelist"].cells()]
+        labels, views, *indices = (_integers(config[name]) for name in names[1:])
+        rows = list(zip(filelist, labels.tolist(), views.tolist(), strict=True))
+        return rows, [index - 1 for index in indices]  # they count from 1
+    except (ValueError, KeyError) as error:
         raise UserError(
-            f"{path}: expected the MATLAB 5 file with {', '.join(names)}; found: {error}."
+            f"{source.at(path)}: expected the MATLAB 5 file with {', '.join(names)}; found: {error}."
         ) from error
 
 
-def _entry(row: tuple[Any, int, int], path: Path) -> _Entry:
-    name = str(np.ravel(row[0])[0]) if np.size(row[0]) else ""
+def _integers(matrix: matlab.Matrix) -> NDArray[np.int64]:
+    """Stored as unsigned ones, which would not do for arithmetic. Raises ValueError."""
+    numbers = np.ravel(matrix.numbers())
+    if numbers.size and (np.abs(numbers).max() > MOST_LABEL or (numbers % 1).any()):
+        raise ValueError("numbers that are no labels")
+    return numbers.astype(np.int64)
+
+
+def _entry(row: tuple[str, int, int], path: str) -> _Entry:
+    name = row[0]
     match = NAME.fullmatch(name)
     if not match:
         raise UserError(

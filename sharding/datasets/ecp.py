@@ -1,14 +1,14 @@
 """EuroCity Persons (Braun et al., TPAMI 2019): street scenes of 31 cities, by day and by night."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline.annotation import Box, Person, Task, sample_key
 from pipeline.errors import UserError
-from sharding.datasets import folder
+from sharding.datasets import text
 from sharding.datasets.base import FaultySample, Listing, Published, SourceSample
 from sharding.datasets.boxes import count_boxes, has_area, keep_dropped
+from sharding.source import Source, SourceFile, find_root
 
 VEHICLES = frozenset(("bicycle", "buggy", "motorbike", "scooter", "tricycle", "wheelchair"))
 NOT_PERSONS = VEHICLES | {f"{vehicle}-group" for vehicle in VEHICLES}
@@ -42,47 +42,53 @@ class EuroCityPersons:
     homepage = "https://eurocity-dataset.tudelft.nl"
     splits = SPLITS
 
-    def list_samples(self, source: Path, split: str) -> Listing:
-        folder.check_split(self, split)
+    def list_samples(self, source: Source, split: str) -> Listing:
+        text.check_split(self, split)
         time, part = split.split("_")
         expected = (
             f"ECP/{time}/img/{part}/ and ECP/{time}/labels/{part}/, with or without the folder ECP, "
             f"from ECP_{time}_img_{part}.zip and ECP_{time}_labels_{part}.zip"
         )
-        root = folder.find_root(source, ("", "ECP", "data"), ("day", "night"), expected)
-        labels = folder.require(source / root / time / "labels" / part, f"Expected {expected}.")
-        images = folder.require(source / root / time / "img" / part, f"Expected {expected}.")
-        names = sorted(folder.file_sizes(labels, 1, ".json"))
-        sizes = folder.file_sizes(images, 1, ".png")
-        if not names or not sizes:
-            raise UserError(
-                f"{labels if sizes else images} holds no frame of a city; expected {expected}."
-            )
-        return _list(names, sizes, labels, split, f"{root}{time}/img/{part}")
+        root = find_root(source, ("", "ECP", "data"), ("day", "night"), expected)
+        labels = _of_cities(source, f"{root}{time}/labels/{part}", ".json", expected)
+        images = _of_cities(source, f"{root}{time}/img/{part}", ".png", expected)
+        return _list(source, labels, images, split)
 
-    def read(self, source: Path, locator: str) -> bytes:
-        return (source / locator).read_bytes()
+    def read(self, source: Source, locator: str) -> bytes:
+        return source.read(locator)
+
+
+def _of_cities(source: Source, path: str, suffix: str, expected: str) -> dict[str, SourceFile]:
+    """`city/city_00000` -> its file of all cities in the folder `path`. Raises UserError if none."""
+    files = {
+        name.removeprefix(f"{path}/").removesuffix(suffix): file
+        for name, file in source.files(path, suffix).items()
+        if name.removeprefix(f"{path}/").count("/") == 1
+    }
+    if not files:
+        raise UserError(
+            f"{source.at(path)} {source.describe(path)}: no frame of a city there; expected {expected}."
+        )
+    return files
 
 
 def _list(
-    names: list[str], sizes: dict[str, int], labels: Path, split: str, images: str
+    source: Source, labels: dict[str, SourceFile], images: dict[str, SourceFile], split: str
 ) -> Listing:
-    """`names` are of label files: `city/city_00000.json`."""
     time, part = split.split("_")
     samples: list[SourceSample] = []
     faulty: list[FaultySample] = []
-    labelled = {f"{name.removesuffix('.json')}.png": name for name in names}
-    frames = sorted(labelled.keys() | sizes.keys())
-    for image in frames:
-        key, label = _key(split, image), f"{time}/labels/{part}/{image.removesuffix('.png')}.json"
-        if image not in sizes:
-            faulty.append(FaultySample(key, f"{time}/img/{part}/{image}"))
-        elif image not in labelled:
+    frames = sorted(labels.keys() | images.keys())
+    for name in frames:
+        key, label = _key(split, f"{name}.png"), f"{time}/labels/{part}/{name}.json"
+        if name not in images:
+            faulty.append(FaultySample(key, f"{time}/img/{part}/{name}.png"))
+        elif name not in labels:
             faulty.append(FaultySample(key, label))
         else:
             try:
-                frame = _frame(labels / labelled[image])
-                samples.append(_sample(frame, image, split, images, sizes[image]))
+                frame = _frame(source.read(labels[name].locator))
+                samples.append(_sample(frame, f"{name}.png", split, images[name]))
             except ValueError as error:
                 faulty.append(FaultySample(key, label, f"damaged label file: {error}"))
     kept = [sample for sample in samples if any(not person.ignore for person in sample.persons)]
@@ -103,12 +109,12 @@ def _key(split: str, image: str) -> str:
     return sample_key("ecp", split, image)
 
 
-def _frame(path: Path) -> dict[str, Any]:
+def _frame(label: bytes) -> dict[str, Any]:
     """The frame of a label file, out of any `@converter` or `seqlist` levels around it.
 
     Raises ValueError if there is none.
     """
-    node: Any = folder.parse_object(path.read_text(encoding="utf-8-sig"))
+    node: Any = text.parse_object(label.decode("utf-8-sig"))
     while isinstance(node, dict) and node.get("identity") != "frame":
         node = node.get("children")
         if isinstance(node, list):
@@ -118,7 +124,7 @@ def _frame(path: Path) -> dict[str, Any]:
     return node
 
 
-def _sample(frame: dict[str, Any], image: str, split: str, images: str, size: int) -> SourceSample:
+def _sample(frame: dict[str, Any], image: str, split: str, file: SourceFile) -> SourceSample:
     """Raises ValueError if `frame` is not one as ECP labels them."""
     time, part = split.split("_")
     dropped: list[Any] = []
@@ -127,15 +133,15 @@ def _sample(frame: dict[str, Any], image: str, split: str, images: str, size: in
         extra = {key: frame[key] for key in frame if key not in _FRAME_MEMBERS}
         return SourceSample(
             key=_key(split, image),
-            locator=f"{images}/{image}",
+            locator=file.locator,
             origin=f"{time}/img/{part}/{image}",
-            size_bytes=size,
+            size_bytes=file.size,
             persons=tuple(persons),
             expected_size=(int(frame["imagewidth"]), int(frame["imageheight"])),
             tags=tuple(str(tag).strip() for tag in frame.get("tags") or ()),
             extra=extra | ({"other_objects": others} if others else {}) | keep_dropped(dropped),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = str(error).splitlines()[0] if str(error) else "no more is known"
         raise ValueError(f"not a frame as ECP labels it ({type(error).__name__}: {what})") from None
 

@@ -2,26 +2,33 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import lmdb
-from pydantic import JsonValue
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.annotation import Person, Task, sample_key
 from pipeline.errors import UserError
-from sharding.datasets import folder
+from sharding.datasets import text
 from sharding.datasets.base import WHOLE_CROP, FaultySample, Listing, Published, SourceSample
-from sharding.datasets.handles import once_per_process
-from sharding.datasets.plain_pickle import read_plain
+from sharding.datasets.crop_database import (
+    EXPECTED,
+    NAME_CODING,
+    SEPARATOR,
+    Crops,
+    find_database,
+    find_keys,
+    read_crops,
+    read_record,
+)
+from sharding.datasets.lazy import LazySamples, each, gather
+from sharding.source import Source
 
-EXPECTED = "lmdb/data.mdb with keys.pkl beside lmdb/, or the lmdb folder itself"
-ROOTS = ("", "lmdb_300_30", "lup/lmdb_300_30", "LUPerson")
-KEY = re.compile(r"(\d+)_(\d+)_(\d+)_\d+")
+ROOTS = ("", "lmdb_300_30", "lup/lmdb_300_30", "LUPerson", "LUPerson/LUPerson")
+KEY = re.compile(r"((\d+)_(\d+)_(\d+))_\d+(?:\.jpg)?")
 """country_city_video_image. Other copies use other names: what does not match is a key all the same."""
+OFFICIAL_KEY = re.compile(rb"\d{2}_\d{2}_\d{4}_\d{8}")
 SPLITS: Mapping[str, tuple[Published, ...]] = {"train": (Published("images", 4_180_243, "S"),)}
-NAME_CODING = "latin-1"
-"""Keys are ASCII. Should a copy's not be, this maps every byte to a character and back."""
 SOMEBODY = Person(box=WHOLE_CROP)
 """One record serves all four million crops: nothing is known about any of them."""
 
@@ -30,6 +37,7 @@ class LuPerson:
     """The official release is a list of videos, so copies differ in what could still be downloaded.
 
     keys.pkl (a list, or a dict with `keys`) says which records are images; without it all records are.
+    Some copies are folders of files instead, each named by its key.
     """
 
     name = "luperson"
@@ -38,117 +46,89 @@ class LuPerson:
     homepage = "https://github.com/DengpanFu/LUPerson"
     splits = SPLITS
 
-    def list_samples(self, source: Path, split: str) -> Listing:
-        folder.check_split(self, split)
-        root = folder.find_root(source, ROOTS, ("lmdb/data.mdb", "data.mdb"), EXPECTED)
-        database = f"{root}lmdb" if (source / root / "lmdb/data.mdb").is_file() else root
-        beside = (
-            source / database / "keys.pkl",
-            (source / database).absolute().parent / "keys.pkl",
-        )
-        key_file = next((path for path in beside if path.is_file()), None)
-        environment = _open(source / database)
-        names = sorted(set(_read_keys(key_file))) if key_file else None
-        samples: list[SourceSample] = []
-        faulty: list[FaultySample] = []
-        videos: dict[tuple[str, ...], dict[str, JsonValue]] = {}
-        for name, size in _sizes(environment, names):
-            if size is None:
-                text = name.decode(NAME_CODING)
-                faulty.append(FaultySample(sample_key("luperson", split, text), text))
-            else:
-                samples.append(_sample(name, size, split, database, videos))
-        records = environment.stat()["entries"]
-        unnamed = records - len(samples)
+    def list_samples(self, source: Source, split: str) -> Listing:
+        text.check_split(self, split)
+        database = find_database(source, ROOTS)
+        if database is None:
+            return _list_files(source)
+        crops = read_crops(source, database, find_keys(source, database))
+        missing = (name.decode(NAME_CODING) for name in crops.missing)
         return Listing(
-            samples,
-            records + len(faulty),
-            excluded={"not named in keys.pkl": unnamed} if unnamed else {},
-            faulty=tuple(faulty),
-            found={"images": len(samples), "videos": sum(1 for video in videos if video)},
+            LazySamples(crops.names, crops.sizes, _Records(crops).sample),
+            crops.total,
+            excluded=crops.excluded,
+            faulty=tuple(FaultySample(sample_key("luperson", "train", n), n) for n in missing),
+            found=_count(crops.names),
         )
 
-    def read(self, source: Path, locator: str) -> bytes:
-        database, _, name = locator.partition(":")
-        try:
-            with _open(source / database).begin() as transaction:
-                value = transaction.get(name.encode(NAME_CODING))
-        except lmdb.Error as error:
-            raise ValueError(f"record {name} cannot be read: {error}") from error
-        if value is None:
-            raise FileNotFoundError(f"no record {name} in {source / database}")
-        return bytes(value)
+    def read(self, source: Source, locator: str) -> bytes:
+        return read_record(source, locator) if SEPARATOR in locator else source.read(locator)
 
 
-@once_per_process
-def _open(path: Path) -> lmdb.Environment:
-    """Read-only and without a lock file. Opening it twice in a process is forbidden by LMDB.
+@dataclass(frozen=True, eq=False)
+class _Records:
+    crops: Crops
 
-    Raises UserError if this is no LMDB, or one that ends early: reading past its end would kill us.
-    """
-    file = path / "data.mdb"
-    try:
-        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
-    except lmdb.Error as error:
+    def sample(self, number: int, name: bytes, size: int) -> SourceSample:
+        text = name.decode(NAME_CODING)
+        return _sample(text, self.crops.locator(text), size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Files:
+    folder: str
+    packed: dict[str, str]
+    """Path -> locator of those in archives; of others the path is the locator."""
+
+    def sample(self, number: int, name: bytes, size: int) -> SourceSample:
+        path = self.folder + name.decode()
+        return _sample(name.decode(), self.packed.get(path, path), size)
+
+
+def _list_files(source: Source) -> Listing:
+    """Every .jpg at any depth, named by its path below the folder that holds them all."""
+    packed: dict[str, str] = {}
+
+    def files() -> Iterator[tuple[bytes, int]]:
+        for path, file in source.scan(suffix=".jpg"):
+            if file.locator != path:
+                packed[path] = file.locator
+            yield path.encode(), file.size
+
+    paths, sizes = gather(files())
+    if not len(paths):
         raise UserError(
-            f"{file}: cannot be opened as an LMDB ({error}); expected {EXPECTED}."
-        ) from error
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if file.stat().st_size < needed:
-        environment.close()
-        raise UserError(
-            f"{file} has {file.stat().st_size} bytes and needs {needed}: copy or unpack it again."
+            f"{source.url} {source.describe()}; expected {EXPECTED}, or a folder of .jpg files named "
+            "as 34_01_0341_00001865.jpg."
         )
-    return environment
+    order = pc.sort_indices(paths)
+    paths, sizes = paths.take(order), sizes[order.to_numpy()]
+    folder = _common_folder(paths[0].as_py(), paths[len(paths) - 1].as_py())
+    names = pc.binary_slice(paths, len(folder))
+    samples = LazySamples(names, sizes, _Files(folder.decode(), packed).sample)
+    return Listing(samples, len(samples), found=_count(names))
 
 
-def _sizes(
-    environment: lmdb.Environment, names: list[bytes] | None
-) -> Iterator[tuple[bytes, int | None]]:
-    """Each record and the bytes of its value (None: no such record). Touches no image."""
-    with environment.begin(buffers=True) as transaction:
-        if names is None:
-            yield from ((bytes(key), len(value)) for key, value in transaction.cursor())
-            return
-        for name in names:
-            possible = 0 < len(name) <= environment.max_key_size()
-            found = transaction.get(name) if possible else None
-            yield name, None if found is None else len(found)
+def _common_folder(first: bytes, last: bytes) -> bytes:
+    """Of two paths, with its `/`; of the first and the last of a sorted list: of all of them."""
+    folder = first[: first.rfind(b"/") + 1]
+    while not last.startswith(folder):
+        folder = folder[: folder[:-1].rfind(b"/") + 1]
+    return folder
 
 
-def _read_keys(path: Path) -> list[bytes]:
-    try:
-        content = read_plain(path)
-    except ValueError as error:
-        raise UserError(
-            f"{path}: expected a list of keys, or a dict with `keys`, and nothing that would have to be "
-            f"executed; found: {error}. Without the file, all records of the LMDB are taken."
-        ) from error
-    keys: Any = content.get("keys") if isinstance(content, dict) else content
-    if not isinstance(keys, list | tuple) or not all(isinstance(key, str | bytes) for key in keys):
-        raise UserError(
-            f"{path}: expected a list of keys (str or bytes), or a dict with such a list as `keys`. "
-            "Without the file, all records of the LMDB are taken."
-        )
-    return [key.encode() if isinstance(key, str) else key for key in keys]
-
-
-def _sample(
-    name: bytes,
-    size: int,
-    split: str,
-    database: str,
-    videos: dict[tuple[str, ...], dict[str, JsonValue]],
-) -> SourceSample:
-    text = name.decode(NAME_CODING)
-    parsed = KEY.fullmatch(text)
-    fields = parsed.groups() if parsed else ()
-    extra = videos.setdefault(fields, dict(zip(("country", "city", "video"), fields)))
+def _sample(name: str, locator: str, size: int) -> SourceSample:
+    parsed = KEY.fullmatch(name)
     return SourceSample(
-        key=sample_key("luperson", split, text),
-        locator=f"{database}:{text}",
-        origin=text,
+        key=sample_key("luperson", "train", name),
+        locator=locator,
+        origin=name,
         size_bytes=size,
         persons=(SOMEBODY,),
-        extra=extra,
+        extra=dict(zip(("country", "city", "video"), parsed.groups()[1:])) if parsed else {},
     )
+
+
+def _count(names: pa.LargeBinaryArray) -> dict[str, int]:
+    parsed = (KEY.fullmatch(name.decode(NAME_CODING)) for name in each(names))
+    return {"images": len(names), "videos": len({found[1] for found in parsed if found})}

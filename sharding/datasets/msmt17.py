@@ -1,12 +1,12 @@
 """MSMT17 (Wei et al., CVPR 2018): labelled re-ID crops of 15 cameras, V1 and the face-blurred V2."""
 
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.annotation import Person, Task, sample_key
 from pipeline.errors import UserError
-from sharding.datasets import folder
+from sharding.datasets import text
 from sharding.datasets.base import (
     WHOLE_CROP,
     FaultySample,
@@ -15,10 +15,14 @@ from sharding.datasets.base import (
     SourceSample,
     count_identities,
 )
+from sharding.source import Source, SourceFile, find_root
 
 EXPECTED = (
     "the folder MSMT17_V1/ (or MSMT17_V2/) with train/ and test/ (mask_train_v2/ and mask_test_v2/) "
     "beside list_train.txt, list_val.txt, list_query.txt and list_gallery.txt"
+)
+LISTS_ADVICE = (
+    "Many copies of MSMT17 lack the lists and they cannot be made up: take them from the release."
 )
 HALVES = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}
 LISTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -62,35 +66,35 @@ class Msmt17:
     homepage = "https://www.pkuvmc.com/dataset.html"
     splits = SPLITS
 
-    def list_samples(self, source: Path, split: str) -> Listing:
-        folder.check_split(self, split)
+    def list_samples(self, source: Source, split: str) -> Listing:
+        text.check_split(self, split)
         half, lists = LISTS[split]
         markers = tuple(name for names in HALVES.values() for name in names)
         roots = ("", "MSMT17_V1", "MSMT17_V2", "MSMT17")
-        root = folder.find_root(source, roots, markers, EXPECTED)
-        images = next((name for name in HALVES[half] if (source / root / name).is_dir()), None)
-        if images is None:
+        root = find_root(source, roots, markers, EXPECTED)
+        folder = next((n for n in HALVES[half] if source.has(f"{root}{n}")), None)
+        if folder is None:
             raise UserError(
-                f"{source / root / half} is missing ({source / root} {folder.describe(source / root)}); "
+                f"{source.at(root + half)} is missing ({source.at(root)} {source.describe(root)}); "
                 f"expected {EXPECTED}."
             )
-        entries = [entry for name in lists for entry in _read_list(source / root, name)]
-        sizes = folder.file_sizes(source / root / images, 1, ".jpg")
-        return _list(entries, sizes, split, half, f"{root}{images}")
+        entries = [entry for name in lists for entry in _read_list(source, root, name)]
+        prefix = f"{root}{folder}/"
+        images = {
+            path.removeprefix(prefix): file for path, file in source.files(prefix, ".jpg").items()
+        }
+        return _list(entries, images, split, half)
 
-    def read(self, source: Path, locator: str) -> bytes:
-        return (source / locator).read_bytes()
+    def read(self, source: Source, locator: str) -> bytes:
+        return source.read(locator)
 
 
-def _read_list(root: Path, name: str) -> Iterator[_Entry]:
+def _read_list(source: Source, root: str, name: str) -> Iterator[_Entry]:
     """Raises UserError naming the list, or its file and line."""
-    path = folder.require(
-        root / f"list_{name}.txt",
-        "Many copies of MSMT17 lack the lists and they cannot be made up: take them from the release.",
-    )
-    for number, line in folder.text_lines(path):
+    path = source.at(f"{root}list_{name}.txt")
+    for number, line in text.text_lines(source, f"{root}list_{name}.txt", LISTS_ADVICE):
         fields = line.rsplit(maxsplit=1)
-        if len(fields) != 2 or not fields[1].isdecimal():
+        if len(fields) != 2 or not re.fullmatch(r"\d{1,9}", fields[1]):
             raise UserError(
                 f"{path}, line {number}: expected an image path, a blank and an identity, found {line!r}."
             )
@@ -108,9 +112,7 @@ def _tokens(path: str) -> list[str]:
     return path.rsplit("/", 1)[-1].removesuffix(".jpg").split("_")
 
 
-def _list(
-    entries: list[_Entry], sizes: dict[str, int], split: str, half: str, images: str
-) -> Listing:
+def _list(entries: list[_Entry], images: dict[str, SourceFile], split: str, half: str) -> Listing:
     samples: list[SourceSample] = []
     faulty: list[FaultySample] = []
     seen: set[str] = set()
@@ -118,8 +120,8 @@ def _list(
     for entry in entries:
         if entry.path in seen:
             repeated += 1
-        elif entry.path in sizes:
-            samples.append(_sample(entry, sizes[entry.path], split, half, images))
+        elif entry.path in images:
+            samples.append(_sample(entry, images[entry.path], split, half))
         else:
             faulty.append(FaultySample(_key(split, entry), f"{half}/{entry.path}"))
         seen.add(entry.path)
@@ -136,7 +138,7 @@ def _key(split: str, entry: _Entry) -> str:
     return sample_key("msmt17", split, entry.path)
 
 
-def _sample(entry: _Entry, size: int, split: str, half: str, images: str) -> SourceSample:
+def _sample(entry: _Entry, file: SourceFile, split: str, half: str) -> SourceSample:
     _, index, camera, date, track, number, *suffixes = _tokens(entry.path)
     person = Person(
         box=WHOLE_CROP,
@@ -147,9 +149,9 @@ def _sample(entry: _Entry, size: int, split: str, half: str, images: str) -> Sou
     )
     return SourceSample(
         key=_key(split, entry),
-        locator=f"{images}/{entry.path}",
+        locator=file.locator,
         origin=f"{half}/{entry.path}",
-        size_bytes=size,
+        size_bytes=file.size,
         persons=(person,),
         extra={"list": entry.list_name},
     )

@@ -1,11 +1,21 @@
-"""Generated look-alikes of the five native releases, for trying everything out without their data."""
+"""Generated look-alikes of the native releases, for trying everything out without their data."""
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import UserError
-from sharding.miniature import crowdhuman, cuhk03, ecp, luperson, msmt17
+from sharding.miniature import (
+    crowdhuman,
+    cuhk03,
+    cuhk_sysu,
+    ecp,
+    luperson,
+    luperson_nl,
+    msmt17,
+    posetrack21,
+    prw,
+)
 from sharding.miniature.world import MiniatureConfig, TruthImage, TruthPerson
 
 __all__ = ["MiniatureConfig", "TruthImage", "TruthPerson", "write"]
@@ -18,6 +28,10 @@ WRITERS: dict[str, Callable[[Path, MiniatureConfig], list[TruthImage]]] = {
     "msmt17": msmt17.write,
     "cuhk03": cuhk03.write,
     "luperson": luperson.write,
+    "prw": prw.write,
+    "cuhk_sysu": cuhk_sysu.write,
+    "luperson_nl": luperson_nl.write,
+    "posetrack21": posetrack21.write,
 }
 
 

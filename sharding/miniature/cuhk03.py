@@ -1,4 +1,5 @@
-"""Writes a CUHK03 look-alike: `cuhk03_release/cuhk-03.mat` (HDF5) and two protocol configs (MATLAB 5).
+"""Writes a CUHK03 look-alike: `cuhk03_release/cuhk-03.mat` (HDF5) and two protocol configs (MATLAB 5),
+or the same pictures in the folders of CUHK03-NP.
 
 The look: five pairs of cameras over brick walkways and corridors; small, soft, purplish pictures.
 """
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 
 from sharding.miniature.crops import Camera, draw_crop, make_camera, passers_by
+from sharding.miniature.encode import png, put
 from sharding.miniature.scenes import Look
 from sharding.miniature.world import (
     MiniatureConfig,
@@ -27,6 +29,7 @@ LOOK = Look(
     gains=(1.04, 0.93, 1.1), saturation=0.72, contrast=1.08, exposure=0.88, blur=0.95, noise=2.8
 )
 VARIANTS = ("labeled", "detected")
+NP_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 PAIR_SHARES = (0.44, 0.26, 0.12, 0.1, 0.08)
 COLUMNS = 10
 MARGIN = 12
@@ -56,25 +59,38 @@ class _Cell:
 
 def write(root: Path, config: MiniatureConfig) -> list[TruthImage]:
     folder = root / "cuhk03"
-    (folder / "cuhk03_release").mkdir(parents=True, exist_ok=True)
     rows = _rows_of_pairs(config.cuhk03_train_identities + config.cuhk03_test_identities)
     cells = _draw_cells(config, rows)
     parts = _split(config, sum(rows))
-    _write_pictures(folder / "cuhk03_release" / "cuhk-03.mat", config, rows, cells)
+    if not config.cuhk03_folders:
+        (folder / "cuhk03_release").mkdir(parents=True, exist_ok=True)
+        _write_pictures(folder / "cuhk03_release" / "cuhk-03.mat", config, rows, cells)
     truth = []
     for variant in VARIANTS:
         part_of = _assign(cells[variant], parts[variant])
-        _write_protocol(
-            folder / f"cuhk03_new_protocol_config_{variant}.mat", cells[variant], part_of
-        )
-        for cell, part in zip(cells[variant], part_of, strict=True):
+        if config.cuhk03_folders:
+            names = _write_folders(folder / "cuhk03-np" / variant, cells[variant], part_of)
+        else:
+            names = [cell.name for cell in cells[variant]]
+            config_name = f"cuhk03_new_protocol_config_{variant}.mat"
+            _write_protocol(folder / config_name, cells[variant], part_of)
+        for cell, part, name in zip(cells[variant], part_of, names, strict=True):
             height, width = cell.image.shape[:2]
             box = (0.0, 0.0, float(width), float(height))
             person = TruthPerson(box, str(cell.label), camera=str(cell.view))
-            truth.append(
-                TruthImage("cuhk03", f"{variant}_{part}", cell.name, width, height, (person,))
-            )
+            truth.append(TruthImage("cuhk03", f"{variant}_{part}", name, width, height, (person,)))
     return truth
+
+
+def _write_folders(folder: Path, cells: list[_Cell], parts: list[str]) -> list[str]:
+    """As CUHK03-NP; returns the files' names, which count the pictures of each person."""
+    names = []
+    counts: dict[int, int] = {}
+    for cell, part in zip(cells, parts, strict=True):
+        counts[cell.label] = counts.get(cell.label, 0) + 1
+        names.append(f"{cell.label:04d}_c{cell.view}_{counts[cell.label]}.png")
+        put(folder / NP_FOLDERS[part] / names[-1], png(cell.image))
+    return names
 
 
 def _rows_of_pairs(identities: int) -> list[int]:

@@ -17,7 +17,10 @@ Colour = tuple[float, float, float]
 Box = tuple[float, float, float, float]
 """xyxy in pixels, half-open."""
 
-DATASETS = ("crowdhuman", "ecp", "msmt17", "cuhk03", "luperson")
+DATASETS = (
+    *("crowdhuman", "ecp", "msmt17", "cuhk03", "luperson", "luperson_nl"),
+    *("prw", "cuhk_sysu", "posetrack21"),
+)
 
 
 class MiniatureConfig(Config):
@@ -53,12 +56,42 @@ class MiniatureConfig(Config):
     """People in the training part of CUHK03's new protocol."""
     cuhk03_test_identities: int = Field(default=16, ge=1)
     """People in the query and gallery part of CUHK03's new protocol."""
+    cuhk03_folders: bool = False
+    """Write the folders of CUHK03-NP in place of the .mat files."""
     crops_per_identity: int = Field(default=8, ge=4, le=10)
     """Crops of each person in MSMT17, and about as many in each of CUHK03's two variants."""
     luperson_crops: int = Field(default=400, ge=1)
     """Crops in LUPerson."""
     luperson_identities: int = Field(default=160, ge=1)
     """People in LUPerson, which does not say who is who."""
+    luperson_nl_crops: int = Field(default=100, ge=1)
+    """Crops in LUPerson-NL."""
+    luperson_nl_identities: int = Field(default=24, ge=1)
+    """People in LUPerson-NL, as its tracker counts them."""
+    prw_train: int = Field(default=60, ge=1)
+    """Frames in PRW's training split."""
+    prw_test: int = Field(default=60, ge=2)
+    """Frames in PRW's test split."""
+    prw_train_identities: int = Field(default=24, ge=1, le=450)
+    """People with an id in PRW's training split, at most one a frame; some come by in the test split too."""
+    prw_test_identities: int = Field(default=20, ge=1, le=450)
+    """Other people, whom PRW's queries ask for; at most one a frame."""
+    cuhk_sysu_train: int = Field(default=60, ge=2)
+    """Images in CUHK-SYSU's training split."""
+    cuhk_sysu_test: int = Field(default=60, ge=3)
+    """Images in CUHK-SYSU's pool, which its galleries are taken from."""
+    cuhk_sysu_train_identities: int = Field(default=24, ge=1)
+    """People in Train.mat of CUHK-SYSU, at most one an image."""
+    cuhk_sysu_test_identities: int = Field(default=20, ge=1)
+    """Other people, each of whom a query of CUHK-SYSU asks for; at most one an image."""
+    posetrack21_train: int = Field(default=64, ge=1)
+    """Frames in PoseTrack21's training split, labelled or not."""
+    posetrack21_val: int = Field(default=48, ge=2)
+    """Frames in PoseTrack21's validation split."""
+    posetrack21_train_identities: int = Field(default=20, ge=1, le=7500)
+    """People in PoseTrack21's training split."""
+    posetrack21_val_identities: int = Field(default=16, ge=1, le=1600)
+    """People in its validation split, one of them from training."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +101,13 @@ class TruthPerson:
     box: Box
     """Of the full body and not clipped; the whole crop in re-ID sets; degenerate where written so."""
     identity: str | None = None
-    """As the release writes it: MSMT17's folder (`0012`), CUHK03's label (`7`)."""
+    """As the release writes it: MSMT17's folder (`0012`), CUHK03's label (`7`), CUHK-SYSU's `p00012`."""
     kind: str = "person"
     """The release's own class: `person`, `mask`, `pedestrian`, `rider`, `co-rider` ..."""
     ignore: bool = False
     """Neither positive nor negative for a pedestrian detector."""
     camera: str | None = None
-    """As the release writes it: MSMT17 `07`, CUHK03 `2` (the view)."""
+    """As the release writes it: MSMT17 `07`, CUHK03 `2` (the view), PRW `6`."""
     visible_box: Box | None = None
     tags: tuple[str, ...] = ()
 
@@ -85,7 +118,7 @@ class TruthImage:
 
     dataset: str
     split: str
-    """`train`, `val`; ECP `day_train` ...; MSMT17 its list; CUHK03 `labeled_train`, `detected_query` ..."""
+    """`train`, `val`, `test`; ECP `day_train` ...; MSMT17 its list; CUHK03 `labeled_train` ..."""
     name: str
     """Path below the release's folder, LMDB key, or CUHK03 file name."""
     width: int

@@ -1,0 +1,196 @@
+"""Ray, and nothing else of this project knows it: a session, and tasks that outlive workers and nodes.
+
+A task may run twice, even at the same time (its node was cut off and goes on), so it must do no harm then.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Generic, TypeVar
+
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+for _name, _value in RAY_SETTINGS.items():  # read when Ray is imported
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray.exceptions import RayError, RayTaskError  # noqa: E402
+
+from pipeline.errors import UserError  # noqa: E402
+
+IN_FLIGHT_PER_CPU = 2
+"""Enough that no worker waits for the driver and that a cluster which can grow sees a reason to."""
+TASK_RETRIES = 5
+TASK_BYTES = 600 << 20
+"""Memory that a task reserves unless it says that it needs more."""
+OBJECT_STORE_BYTES = 256 << 20
+"""Holds arguments in flight only; fits where Ray's own default, a third of the memory, does not."""
+POLL_S = 5.0
+"""How often a cluster is asked anew how large it is."""
+CONNECT_TIMEOUT_S = 10.0
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Task(Generic[A]):
+    argument: A
+    memory: int = 0
+    """Bytes to reserve; 0 for the usual."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task did not end, in one line."""
+
+    reason: str
+
+
+class Cluster:
+    """Runs tasks, a bounded number at a time: `most`, or what fits a cluster that may grow."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
+
+    def run(
+        self,
+        function: Callable[[A], R],
+        tasks: Iterable[Task[A]],
+        again: Callable[[A, R], Task[A] | None] = lambda argument, result: None,
+    ) -> Iterator[tuple[A, R | Failure]]:
+        """Each argument with its result, as they come. `again` may answer a result with another try."""
+        remote = ray.remote(function)
+        pending: dict[ray.ObjectRef, A] = {}
+        for task in chain(tasks, [None]):
+            if task is not None:
+                pending[self._start(remote, task)] = task.argument
+            while pending and (task is None or len(pending) >= self._slots()):
+                ready, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
+                for reference in ready:
+                    argument = pending.pop(reference)
+                    result = _result(reference)
+                    repeat = None if isinstance(result, Failure) else again(argument, result)
+                    if repeat is None:
+                        yield argument, result
+                    else:
+                        pending[self._start(remote, repeat)] = repeat.argument
+
+    def map(self, function: Callable[[A], R], arguments: Iterable[A]) -> Iterator[R]:
+        """Results as they come. Raises OSError if a task does not end."""
+        for _, result in self.run(function, map(Task, arguments)):
+            if isinstance(result, Failure):
+                raise OSError(result.reason)
+            yield result
+
+    def _start(self, remote: Any, task: Task[A]) -> ray.ObjectRef:
+        options = remote.options(
+            num_cpus=1,
+            memory=min(task.memory, _largest_node()) or _usual_bytes(),
+            max_retries=TASK_RETRIES,
+            retry_exceptions=[OSError],
+            scheduling_strategy="SPREAD",
+        )
+        return options.remote(task.argument)
+
+    def _slots(self) -> int:
+        return self._most or IN_FLIGHT_PER_CPU * cpus()
+
+
+def cpus() -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _largest_node() -> int:
+    """No task can reserve more than a node has."""
+    return max((int(node.get("memory", 0)) for node in _nodes()), default=0)
+
+
+def _usual_bytes() -> int:
+    """Less on nodes that have little for each of their cores: all cores are to work."""
+    shares = (node.get("memory", 0) // max(1, node.get("CPU", 1)) for node in _nodes())
+    return min([TASK_BYTES, *(int(share) for share in shares if share)])
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _result(reference: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        return Failure(_reason(error))
+
+
+def _reason(error: RayError) -> str:
+    """The cause in one line; an error that no source or store can cause shows where it came from."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if not isinstance(cause, OSError):
+        print(error, file=sys.stderr)
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]
+
+
+@contextmanager
+def ray_session(workers: int | None = None) -> Iterator[Cluster]:
+    """The cluster at RAY_ADDRESS, or a Ray of its own on this machine with `workers` cores."""
+    if ray.is_initialized():
+        yield Cluster(workers)
+    elif "RAY_ADDRESS" in os.environ:  # set by the user, or by Ray inside `ray job submit`
+        _connect(os.environ["RAY_ADDRESS"])
+        try:
+            yield Cluster(workers)
+        finally:
+            ray.shutdown()
+    else:
+        # Not below the user's temporary folder: Ray's socket paths must stay under 107 bytes.
+        temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        try:
+            _start(workers or len(os.sched_getaffinity(0)), temporary)
+            yield Cluster()
+        finally:
+            ray.shutdown()
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _start(workers: int, temporary: str) -> None:
+    # A token of its own: Ray would write one into the home folder, which a container may not have.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(
+        address="local",
+        num_cpus=workers,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=temporary,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _connect(address: str) -> None:
+    try:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray cluster lets us in at RAY_ADDRESS={address} ({error}). Start one, set "
+            "RAY_AUTH_MODE=token if it asks for its token, or unset RAY_ADDRESS to run on this machine alone."
+        ) from None
+
+
+def _knock(address: str) -> None:
+    """Raises OSError at once if nothing listens there; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()

@@ -1,0 +1,73 @@
+"""Indexes of shards as they lie at an output, read and checked."""
+
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.shards import INDEX_SCHEMA, sha256
+from pipeline.store import Location
+
+READERS = 16
+"""A store answers each late, and parsing lets other threads run."""
+
+
+@dataclass(frozen=True)
+class WrittenIndex:
+    """An index as it lies at the output."""
+
+    table: pa.Table
+    sha256: str
+    plan_hash: str
+    plan: dict[str, Any]
+    """The plan's description."""
+    tar_bytes: int
+    tar_sha256: str
+
+    @classmethod
+    def parse(cls, data: bytes) -> "WrittenIndex":
+        """Raises whatever pyarrow has for damaged bytes, KeyError or ValueError."""
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        table = file.read(
+            use_threads=False
+        )  # `read_indexes` has threads: half the time of more here
+        if table.schema.remove_metadata() != INDEX_SCHEMA:
+            raise ValueError("other columns than an index has")
+        metadata = {k.decode(): v.decode() for k, v in table.schema.metadata.items()}
+        return cls(
+            table=table.replace_schema_metadata(),
+            sha256=sha256(data),
+            plan_hash=metadata["plan_hash"],
+            plan=json.loads(metadata["plan"]),
+            tar_bytes=int(metadata["tar_bytes"]),
+            tar_sha256=metadata["tar_sha256"],
+        )
+
+    def count(self, status: str) -> int:
+        return int(pc.sum(pc.equal(self.table["status"], status)).as_py() or 0)
+
+
+def read_index(location: Location) -> WrittenIndex | None:
+    """None if there is none, or it is damaged."""
+    try:
+        data = location.read()
+    except FileNotFoundError:
+        return None
+    try:
+        return WrittenIndex.parse(data)
+    except (OSError, pa.ArrowException, KeyError, ValueError):  # of parsing: `data` is in memory
+        return None
+
+
+def read_indexes(out: Location, names: Iterable[str]) -> Iterator[tuple[str, WrittenIndex | None]]:
+    """`read_index` of many, in their order, a few of them in memory at a time."""
+    remaining = iter(names)
+    with ThreadPoolExecutor(READERS) as readers:
+        while batch := list(islice(remaining, 4 * READERS)):
+            yield from zip(batch, readers.map(lambda name: read_index(out.child(name)), batch))

@@ -1,0 +1,177 @@
+"""Another try for quarantined samples: supplements are added, planned shards stay, the manifest says so."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from fakes import FakeAdapter, fake_crops, fake_scenes, jpeg
+from finished_set import files
+
+from pipeline.errors import UserError
+from pipeline.samples import SampleReader
+from pipeline.shards import MANIFEST, QUARANTINE, Manifest, ShardSet
+from pipeline.store import Location
+from sharding.canvas import CanvasConfig
+from sharding.datasets.base import FaultySample
+from sharding.forget import forget
+from sharding.output import finish
+from sharding.plan import PlanConfig
+from sharding.prepare import prepare
+from sharding.recipe import SetRequest
+from sharding.retry import prepare_retry
+from sharding.source import Source
+from sharding.summary import written_lines
+from sharding.verify import verify
+from sharding.writer import write_shard
+
+CANVAS = CanvasConfig(size=(96, 64), variants=2)
+
+
+def request(adapter: FakeAdapter, out: Path, **settings: object) -> SetRequest:
+    config = PlanConfig(canvas=CANVAS, max_missing=1, **settings)
+    return SetRequest(adapter, Source(str(out.parent)), "train", str(out), config)
+
+
+def write(one: SetRequest) -> Manifest:
+    prepared = prepare(one)
+    for job in prepared.jobs():
+        write_shard(job)
+    return finish(Location(one.out), prepared.plan, one.adapter, prepared.listing)
+
+
+def retry(one: SetRequest) -> Manifest:
+    prepared = prepare_retry(one)
+    assert prepared is not None
+    for job in prepared.jobs():
+        write_shard(job)
+    return prepared.finish()
+
+
+def broken_crops() -> FakeAdapter:
+    crops = fake_crops(12, 3)
+    for name in ("0002", "0007", "0009"):
+        crops.images[name] = b"broken"
+    return crops
+
+
+def mended(crops: FakeAdapter, *names: str) -> FakeAdapter:
+    """What is broken is replaced by as many bytes that are not."""
+    images = {**crops.images, **{name: jpeg(64, 32, int(name)) for name in names}}
+    return replace(crops, images=images)
+
+
+def keys(url: str) -> list[str | None]:
+    reader = SampleReader(ShardSet(url))
+    return [
+        reader.key(shard, slot) for shard, slots in enumerate(reader.slots) for slot in range(slots)
+    ]
+
+
+def test_what_can_be_used_now_is_added_and_the_rest_stays_quarantined(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    before, written = write(request(crops, out, shard_crops=5)), files(out)
+    after = retry(request(mended(crops, "0002", "0009"), out, shard_crops=5))
+    assert (before.samples, before.quarantined) == (9, 3)
+    assert (after.samples, after.quarantined) == (11, 1)
+    assert after.source_samples == before.source_samples
+    assert [s.name for s in after.shards if s.supplement] == ["s000000", "s000000"]
+    assert [row["origin"] for row in pq.read_table(out / QUARANTINE).to_pylist()] == ["0007"]
+    untouched = {name for name in written if name.startswith("shards/")}
+    assert {name: data for name, data in files(out).items() if name in untouched} == {
+        name: written[name] for name in untouched
+    }
+    assert verify(str(out)).problems == []
+    assert len(set(keys(str(out)))) == 11
+    assert "2 once quarantined samples in supplement shards; the set no longer equals" in "\n".join(
+        written_lines(after, str(out))
+    )
+
+
+def test_a_second_try_goes_on_and_a_rerun_of_the_job_keeps_supplements(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    retry(request(mended(crops, "0002"), out))
+    whole = mended(crops, "0002", "0007", "0009")
+    last = retry(request(whole, out))
+    assert (last.samples, last.quarantined) == (12, 0)
+    assert sorted({s.name for s in last.shards if s.supplement}) == ["s000000", "s000001"]
+    assert retry(request(whole, out)) == last
+    assert write(request(whole, out)) == last
+    assert verify(str(out)).problems == []
+
+
+def test_an_image_that_was_missing_and_is_there_now(tmp_path: Path) -> None:
+    scenes, out = fake_scenes(8), tmp_path / "out"
+    lost = replace(
+        scenes,
+        samples=scenes.samples[1:],
+        faulty=(FaultySample(scenes.samples[0].key, scenes.samples[0].origin),),
+    )
+    assert write(request(lost, out)).quarantined == 1
+    found = retry(request(scenes, out))
+    assert (found.samples, found.quarantined) == (8, 0)
+    assert verify(str(out)).problems == []
+
+
+def test_nothing_better_changes_nothing(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    before = files(out)
+    retry(request(crops, out))
+    assert files(out) == before
+
+
+def test_a_killed_try_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    shutil.copytree(out, tmp_path / "undisturbed")
+    whole = request(mended(crops, "0002", "0007", "0009"), out)
+    prepared = prepare_retry(whole)
+    assert prepared is not None
+    for job in prepared.jobs():
+        write_shard(job)
+    (out / "shards/v1/s000000.parquet").unlink()  # killed before the last index
+    (out / "shards/v1/s000001.tar").write_bytes(b"killed before its index")
+    retry(whole)
+    assert verify(str(out)).problems == []
+    retry(replace(whole, out=str(tmp_path / "undisturbed")))
+    assert files(out) == files(tmp_path / "undisturbed")
+
+
+def test_other_settings_or_another_release_are_refused(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    assert prepare_retry(request(crops, out)) is None
+    write(request(crops, out))
+    with pytest.raises(UserError, match=r"settings\.seed: 0 -> 1"):
+        prepare_retry(request(crops, out, seed=1))
+    larger = fake_crops(13, 3)
+    with pytest.raises(UserError, match="samples in the source: 15 -> 16"):
+        prepare_retry(request(larger, out))
+    assert (out / MANIFEST).exists()
+
+
+def test_another_try_after_somebody_was_forgotten(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    retry(request(mended(crops, "0002"), out))
+    forget(str(out), (), {crops.samples[2].key, crops.samples[0].key})
+    last = retry(request(mended(crops, "0002", "0007"), out))
+    assert sorted({s.name for s in last.shards if s.supplement}) == ["s000000-g1", "s000001"]
+    assert (last.samples, last.quarantined, last.forgotten) == (9, 1, 2)
+    assert verify(str(out)).problems == []
+    kept = prepare(request(crops, out))
+    assert kept.todo == ()
+    assert kept.child == last
+
+
+def test_a_set_that_was_forgotten_from_is_not_written_anew_without_its_manifest(
+    tmp_path: Path,
+) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    forget(str(out), (), {crops.samples[0].key})
+    (out / MANIFEST).write_bytes(b"{}")
+    with pytest.raises(UserError, match="would bring back who was forgotten"):
+        prepare(request(crops, out))
