@@ -19,8 +19,16 @@ from typing import Any, Generic, TypeVar
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A node that is cut off without a word: by default its tasks are missed after seven minutes.
+    "RAY_grpc_client_keepalive_time_ms": "10000",
+    "RAY_grpc_client_keepalive_timeout_ms": "10000",
+    "RAY_health_check_period_ms": "3000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
 }
-for _name, _value in RAY_SETTINGS.items():  # read when Ray is imported
+"""For this process and a Ray of its own; Ray reads them when it is imported. The nodes of another cluster
+want the last five in their own environment."""
+for _name, _value in RAY_SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402

@@ -17,6 +17,8 @@ from pipeline.decode import MOST_HALVINGS, PNG_SIGNATURE, DecodeError, Pixels, d
 MAX_PIXELS = 80_000_000
 """Larger images are refused before decoding. CrowdHuman's largest has 10800 x 7200 = 77.8 million."""
 
+MAX_CODED_BYTES = 256 << 20
+
 Check = Literal["full", "header"]
 
 PNG_KEPT = frozenset(
@@ -36,6 +38,8 @@ PNG_KEPT = frozenset(
 )
 """Chunks that decide the pixels' values or colours; the rest is metadata, or an animation."""
 
+JPEG_FILL = re.compile(rb"\xff{2,}")
+"""Bytes that may stand before a marker, whose own first byte is the last of them."""
 JPEG_NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 """The next marker behind coded data: neither a stuffed byte nor a restart marker nor a fill byte."""
 BLOCK = 1 << 16
@@ -107,6 +111,8 @@ def open_image(data: bytes, keep_metadata: bool = False) -> CodedImage | Fault:
     """Reads the header and drops metadata; pixels are not decoded."""
     if not data:
         return Fault("empty file")
+    if len(data) > MAX_CODED_BYTES:
+        return Fault(f"{len(data):,} bytes, more than {MAX_CODED_BYTES:,}")
     try:
         if data.startswith(b"\xff\xd8"):
             image = _open_jpeg(data)
@@ -165,8 +171,8 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of each segment up to the end marker; a scan's coded data belongs to it."""
     at = 2
     while True:
-        while data[at : at + 2] == b"\xff\xff":  # fill bytes
-            at += 1
+        if filling := JPEG_FILL.match(data, at):
+            at = filling.end() - 1
         if len(data) < at + 2:
             raise _Malformed("truncated JPEG")
         if data[at] != 0xFF:
