@@ -133,7 +133,7 @@ def _settings(options: argparse.Namespace) -> list[str]:
 
 def _verify(options: argparse.Namespace) -> None:
     from sharding.cluster import ray_session
-    from sharding.verify import verify  # brings webdataset and with it torch
+    from sharding.upkeep.verify import verify  # brings webdataset and with it torch
 
     try:
         tar_bytes = sum(shard.tar_bytes for shard in ShardSet(options.url).manifest.shards)
@@ -154,14 +154,14 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from sharding.inspection import inspect
+    from sharding.upkeep.inspection import inspect
 
     options.out.write_text(inspect(options.url), encoding="utf-8")
     print(f"wrote {options.out}")
 
 
 def _forget(options: argparse.Namespace) -> None:
-    from sharding.forget import forget, read_names
+    from sharding.upkeep.forget import forget, read_names
 
     if not options.identities and not options.keys:
         raise UserError("forget needs --identities FILE or --keys FILE.")

@@ -31,8 +31,8 @@ from pipeline.shards import (
 from pipeline.store import Location
 from pipeline.stream import MixtureEntry, Stream, StreamConfig
 from sharding.datasets.base import FaultySample
-from sharding.forget import forget, read_names
-from sharding.verify import verify
+from sharding.upkeep.forget import forget, read_names
+from sharding.upkeep.verify import verify
 from sharding.writer import parquet_bytes
 
 GONE = "train:2"

@@ -15,10 +15,10 @@ from test_page import Balance, annotation
 from pipeline.annotation import Person
 from pipeline.errors import UserError
 from pipeline.shards import MANIFEST, PROTOCOL_SCHEMA, ShardSet, index_name
-from sharding.forget import forget
-from sharding.gallery import scene_outliers
-from sharding.inspection import inspect
-from sharding.survey import (
+from sharding.upkeep.forget import forget
+from sharding.upkeep.gallery import scene_outliers
+from sharding.upkeep.inspection import inspect
+from sharding.upkeep.survey import (
     AnnotatedSample,
     Place,
     annotated_persons,

@@ -15,7 +15,6 @@ from pipeline.shards import MANIFEST, QUARANTINE, Manifest, ShardSet
 from pipeline.store import Location
 from sharding.canvas import CanvasConfig
 from sharding.datasets.base import FaultySample
-from sharding.forget import forget
 from sharding.output import finish
 from sharding.plan import PlanConfig
 from sharding.prepare import prepare
@@ -23,7 +22,8 @@ from sharding.recipe import SetRequest
 from sharding.retry import prepare_retry
 from sharding.source import Source
 from sharding.summary import written_lines
-from sharding.verify import verify
+from sharding.upkeep.forget import forget
+from sharding.upkeep.verify import verify
 from sharding.writer import write_shard
 
 CANVAS = CanvasConfig(size=(96, 64), variants=2)

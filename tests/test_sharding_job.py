@@ -26,7 +26,7 @@ from sharding.miniature import TruthImage
 from sharding.plan import PlanConfig
 from sharding.prepare import prepare
 from sharding.recipe import SetRequest, load_recipe, make_request, parse_settings
-from sharding.verify import verify
+from sharding.upkeep.verify import verify
 
 pytestmark = pytest.mark.launched
 

@@ -29,9 +29,9 @@ from pipeline.shards import (
     tar_name,
 )
 from pipeline.store import Location
-from sharding.shard_check import SHOWN
 from sharding.tar import TarWriter
-from sharding.verify import verify
+from sharding.upkeep.shard_check import SHOWN
+from sharding.upkeep.verify import verify
 from sharding.writer import parquet_bytes
 
 FLIPS = 200

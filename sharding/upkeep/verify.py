@@ -28,7 +28,7 @@ from pipeline.shards import (
 from pipeline.store import Location
 from sharding.accounting import ShardAccount, account_shard, add_up
 from sharding.index import read_indexes
-from sharding.shard_check import SHOWN, ShardCheck, check_shard, shard_checks, shortened
+from sharding.upkeep.shard_check import SHOWN, ShardCheck, check_shard, shard_checks, shortened
 
 Run = Callable[[Callable[[ShardCheck], list[str]], Iterable[ShardCheck]], Iterable[list[str]]]
 """Calls a picklable function with each of the arguments; yields the results in order, as `map` does."""

@@ -35,7 +35,7 @@ from pipeline.shards import (
 from pipeline.store import Location
 from sharding.accounting import account_shard, add_up
 from sharding.index import WrittenIndex, read_indexes
-from sharding.rewrite import checked, first_name, protocol_without, rewrite
+from sharding.upkeep.rewrite import checked, first_name, protocol_without, rewrite
 from sharding.writer import parquet_bytes
 
 WRITERS = 4

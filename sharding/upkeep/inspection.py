@@ -19,7 +19,7 @@ from pipeline.samples import SampleReader
 from pipeline.shards import QUARANTINE, Manifest, ShardSet, protocol_name
 from pipeline.sheet import sample_sheet
 from pipeline.store import Location
-from sharding.gallery import (
+from sharding.upkeep.gallery import (
     Outlier,
     crop_outliers,
     file_outliers,
@@ -28,7 +28,7 @@ from sharding.gallery import (
     scene_outliers,
     variant_rows,
 )
-from sharding.survey import (
+from sharding.upkeep.survey import (
     AnnotatedPerson,
     AnnotatedSample,
     Survey,

@@ -12,7 +12,7 @@ from pipeline.annotation import Annotation, Box, Person
 from pipeline.decode import DecodeError, Pixels, decode
 from pipeline.page import Html, Mark, Picture
 from pipeline.samples import BadSample, SampleReader
-from sharding.survey import AnnotatedPerson, AnnotatedSample, Place, Survey
+from sharding.upkeep.survey import AnnotatedPerson, AnnotatedSample, Place, Survey
 
 CROPS_SHOWN = 12
 """Of one identity."""
