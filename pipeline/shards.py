@@ -219,7 +219,7 @@ class ShardSet:
             raise UserError(
                 f"{location.url} is not the index that {MANIFEST} names: re-run the sharding job."
             )
-        return pq.read_table(pa.BufferReader(data))
+        return read_parquet(data)
 
 
 def tar_name(variant: int, shard: str) -> str:
@@ -232,6 +232,16 @@ def index_name(variant: int, shard: str) -> str:
 
 def protocol_name(protocol: str) -> str:
     return f"protocols/{protocol}.parquet"
+
+
+def read_parquet(data: bytes) -> pa.Table:
+    """A table with its metadata. Raises OSError or pyarrow's errors on damage.
+
+    In this thread: the scanner behind `pyarrow.parquet.read_table` may let go of `data` when the
+    interpreter has ended, which aborts a process that was done.
+    """
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    return file.read(use_threads=False)
 
 
 def _digest_entry(body: bytes) -> bytes:

@@ -98,7 +98,8 @@ def _write(options: argparse.Namespace) -> None:
     for outcome in outcomes:
         if outcome.manifest is not None:
             print("\n".join(written_lines(outcome.manifest, outcome.request.out)))
-    print("\n".join(table_lines(outcomes)))
+    if any(outcome.manifest for outcome in outcomes):
+        print("\n".join(table_lines(outcomes)))
     if options.summary:
         Location(absolute(options.summary)).write(run_summary(outcomes))
     if errors := [outcome.error for outcome in outcomes if outcome.error]:

@@ -3,6 +3,7 @@
 A task may run twice, even at the same time (its node was cut off and goes on), so it must do no harm then.
 """
 
+import fcntl
 import logging
 import os
 import secrets
@@ -11,9 +12,10 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 RAY_SETTINGS = {
@@ -32,7 +34,7 @@ for _name, _value in RAY_SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
-from ray.exceptions import RayError, RayTaskError  # noqa: E402
+from ray.exceptions import LocalRayletDiedError, RayError, RayTaskError  # noqa: E402
 
 from pipeline.errors import UserError  # noqa: E402
 
@@ -56,6 +58,8 @@ class Task(Generic[A]):
     argument: A
     memory: int = 0
     """Bytes to reserve; 0 for the usual."""
+    failures: int = 0
+    """Tries that ended in an OSError so far: Ray's own retries would print each one's traceback."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,12 @@ class Failure:
     """Why a task did not end, in one line."""
 
     reason: str
+    passing: bool
+    """A source or store failed, which may be better next time."""
+
+
+class RayDied(UserError):
+    """Ray itself is gone, and with it all tasks."""
 
 
 class Cluster:
@@ -79,20 +89,20 @@ class Cluster:
     ) -> Iterator[tuple[A, R | Failure]]:
         """Each argument with its result, as they come. `again` may answer a result with another try."""
         remote = ray.remote(function)
-        pending: dict[ray.ObjectRef, A] = {}
+        pending: dict[ray.ObjectRef, Task[A]] = {}
         for task in chain(tasks, [None]):
             if task is not None:
-                pending[self._start(remote, task)] = task.argument
+                pending[self._start(remote, task)] = task
             while pending and (task is None or len(pending) >= self._slots()):
                 ready, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
                 for reference in ready:
-                    argument = pending.pop(reference)
+                    ended = pending.pop(reference)
                     result = _result(reference)
-                    repeat = None if isinstance(result, Failure) else again(argument, result)
+                    repeat = _repeat(ended, result, again)
                     if repeat is None:
-                        yield argument, result
+                        yield ended.argument, result
                     else:
-                        pending[self._start(remote, repeat)] = repeat.argument
+                        pending[self._start(remote, repeat)] = repeat
 
     def map(self, function: Callable[[A], R], arguments: Iterable[A]) -> Iterator[R]:
         """Results as they come. Raises OSError if a task does not end."""
@@ -106,7 +116,6 @@ class Cluster:
             num_cpus=1,
             memory=min(task.memory, _largest_node()) or _usual_bytes(),
             max_retries=TASK_RETRIES,
-            retry_exceptions=[OSError],
             scheduling_strategy="SPREAD",
         )
         return options.remote(task.argument)
@@ -138,12 +147,27 @@ def _result(reference: ray.ObjectRef) -> Any:
     try:
         return ray.get(reference)
     except RayError as error:
-        return Failure(_reason(error))
+        if isinstance(error, LocalRayletDiedError):
+            raise RayDied(
+                "Ray on this machine died while the job ran. What is written is kept: run the same command "
+                "again and it continues."
+            ) from None
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        return Failure(_reason(error, cause), isinstance(cause, OSError))
 
 
-def _reason(error: RayError) -> str:
+def _repeat(
+    task: Task[A], result: R | Failure, again: Callable[[A, R], Task[A] | None]
+) -> Task[A] | None:
+    if not isinstance(result, Failure):
+        return again(task.argument, result)
+    if result.passing and task.failures < TASK_RETRIES:
+        return replace(task, failures=task.failures + 1)
+    return None
+
+
+def _reason(error: RayError, cause: Exception) -> str:
     """The cause in one line; an error that no source or store can cause shows where it came from."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
     if not isinstance(cause, OSError):
         print(error, file=sys.stderr)
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]
@@ -161,14 +185,31 @@ def ray_session(workers: int | None = None) -> Iterator[Cluster]:
         finally:
             ray.shutdown()
     else:
-        # Not below the user's temporary folder: Ray's socket paths must stay under 107 bytes.
-        temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        with _session_folder() as folder:
+            try:
+                _start(workers or len(os.sched_getaffinity(0)), folder)
+                yield Cluster()
+            finally:
+                ray.shutdown()
+
+
+@contextmanager
+def _session_folder() -> Iterator[str]:
+    """Where a Ray of our own keeps its files; those of killed drivers are removed on the way.
+
+    Not below the user's temporary folder: Ray's socket paths must stay under 107 bytes.
+    """
+    for left in Path("/tmp").glob("ray-sharding-*/owner"):
+        with suppress(OSError), open(left) as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix="ray-sharding-", dir="/tmp")
+    with open(Path(folder, "owner"), "w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
         try:
-            _start(workers or len(os.sched_getaffinity(0)), temporary)
-            yield Cluster()
+            yield folder
         finally:
-            ray.shutdown()
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(workers: int, temporary: str) -> None:

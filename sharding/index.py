@@ -9,9 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline.shards import INDEX_SCHEMA, sha256
+from pipeline.shards import INDEX_SCHEMA, read_parquet, sha256
 from pipeline.store import Location
 
 READERS = 16
@@ -33,10 +32,7 @@ class WrittenIndex:
     @classmethod
     def parse(cls, data: bytes) -> "WrittenIndex":
         """Raises whatever pyarrow has for damaged bytes, KeyError or ValueError."""
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        table = file.read(
-            use_threads=False
-        )  # `read_indexes` has threads: half the time of more here
+        table = read_parquet(data)
         if table.schema.remove_metadata() != INDEX_SCHEMA:
             raise ValueError("other columns than an index has")
         metadata = {k.decode(): v.decode() for k, v in table.schema.metadata.items()}

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.shards import (
@@ -20,6 +19,7 @@ from pipeline.shards import (
     Shard,
     index_name,
     protocol_name,
+    read_parquet,
     sha256,
     tar_name,
 )
@@ -144,7 +144,7 @@ def quarantine_summary(out: Location) -> str:
 
 
 def read_quarantine(out: Location) -> pa.Table:
-    return pq.read_table(pa.BufferReader(out.child(QUARANTINE).read()))
+    return read_parquet(out.child(QUARANTINE).read())
 
 
 def _grouped(quarantined: pa.Table) -> str:

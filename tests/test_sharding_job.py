@@ -1,12 +1,7 @@
 """The sharding job on a real Ray: the same bytes however it runs, dies or fails, and proof of it."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,55 +109,6 @@ def test_two_workers_write_the_bytes_of_one(
 ) -> None:
     write_set(prepare(crops_request(native, tmp_path / "crops")), cluster)
     assert files(tmp_path / "crops") == files(undisturbed[0])
-
-
-def kill_session(leader: int) -> None:
-    """SIGKILL for the driver, Ray's daemons and its workers, wherever they are."""
-    for _ in range(3):  # who is being started right now shows up in the next round
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[3]) == leader:
-                    os.kill(int(stat.parent.name), signal.SIGKILL)
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-        time.sleep(0.05)
-
-
-def test_a_killed_run_shows_whole_shards_only_and_a_rerun_finishes(
-    native: Path, cluster: Cluster, undisturbed: tuple[Path, Manifest], tmp_path: Path
-) -> None:
-    out, whole = tmp_path / "crops", files(undisturbed[0])
-    command = [
-        sys.executable,
-        "-m",
-        "sharding",
-        "write",
-        "--dataset",
-        "msmt17",
-        "--split",
-        "train_val",
-    ]
-    command += ["--source", str(native / "msmt17"), "--out", str(out), "--workers", "2"]
-    command += [part for setting in SETTINGS for part in ("--set", setting)]
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command, stderr=log, start_new_session=True)
-        while process.poll() is None and not list(out.glob("shards/v3/*.parquet")):
-            time.sleep(0.01)
-        kill_session(process.pid)
-        process.wait()
-    for session in Path("/tmp").glob(f"ray-*/session_*_{process.pid}"):
-        shutil.rmtree(session.parent)
-    left = {name: data for name, data in files(out).items() if not Path(name).name.startswith(".")}
-    assert left, (tmp_path / "log").read_text()
-    assert left.items() < whole.items()
-    assert MANIFEST not in left
-    for name in left:
-        assert name.endswith(".tar") or name.replace(".parquet", ".tar") in left
-    prepared = prepare(crops_request(native, out))
-    assert len(prepared.todo) < len(prepared.plan.shards)
-    write_set(prepared, cluster)
-    assert files(out) == whole
 
 
 def test_a_rerun_of_a_finished_set_writes_no_shard(native: Path, damaged: Path) -> None:

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-from pyarrow import BufferReader
-
 from pipeline import page
 from pipeline.errors import UserError
 from pipeline.page import Html
 from pipeline.samples import SampleReader
-from pipeline.shards import QUARANTINE, Manifest, ShardSet
+from pipeline.shards import QUARANTINE, Manifest, ShardSet, read_parquet
 from pipeline.sheet import sample_sheet
 from pipeline.stream import MixtureEntry, StreamConfig
 from training.model.norm import Kind
@@ -124,7 +121,7 @@ def _left_out(reader: SampleReader) -> Html:
         parts.append(page.table(["excluded by rule", "samples"], list(manifest.excluded.items())))
     if manifest.quarantined:
         data = reader.shard_set.location.child(QUARANTINE).read()
-        faults = pq.read_table(BufferReader(data), columns=["origin", "reason"]).to_pylist()
+        faults = read_parquet(data).select(["origin", "reason"]).to_pylist()
         shown = [[row["origin"], row["reason"]] for row in faults[:SHOWN_FAULTS]]
         more = len(faults) - len(shown)
         parts.append(page.table(["quarantined", "why"], shown))

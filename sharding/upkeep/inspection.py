@@ -1,6 +1,5 @@
 """A page about a finished shard set: what a person looks at before spending GPU weeks on it."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import page
 from pipeline.errors import UserError
 from pipeline.page import Cell, Figure, Html
 from pipeline.plot import bar_chart, histogram
 from pipeline.samples import SampleReader
-from pipeline.shards import QUARANTINE, Manifest, ShardSet, protocol_name
+from pipeline.shards import QUARANTINE, Manifest, ShardSet, protocol_name, read_parquet
 from pipeline.sheet import sample_sheet
 from pipeline.store import Location
 from sharding.upkeep.gallery import (
@@ -319,7 +317,7 @@ def _lengths(lists: pa.ChunkedArray, absent: str) -> str:
 
 def _read_table(location: Location) -> pa.Table:
     try:
-        return pq.read_table(io.BytesIO(location.read()))
+        return read_parquet(location.read())
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"{location.url} cannot be read ({error}). `python -m sharding verify` tells what else is wrong."

@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.shards import (
@@ -18,6 +17,7 @@ from pipeline.shards import (
     Shard,
     index_name,
     protocol_name,
+    read_parquet,
     sha256,
     tar_name,
 )
@@ -92,7 +92,7 @@ def protocol_without(
         data = b""
     if sha256(data) != expected:
         raise UserError(damaged(root, protocol_name(name)))
-    table = pq.read_table(pa.BufferReader(data))
+    table = read_parquet(data)
     asked = pc.is_in(table["identity"], pa.array(sorted(identities), pa.string()))
     return parquet_bytes(restrict(table.filter(pc.invert(asked)), known))
 

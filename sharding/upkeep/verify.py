@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.shards import (
     MANIFEST,
@@ -22,6 +21,7 @@ from pipeline.shards import (
     ShardSet,
     index_name,
     protocol_name,
+    read_parquet,
     sha256,
     tar_name,
 )
@@ -162,7 +162,7 @@ def _check_sums(shard_set: ShardSet, read: list[_ReadIndex]) -> Iterator[str]:
     data, problem = _read_hashed(location, manifest.quarantine_sha256)
     if data is None:
         yield f"{QUARANTINE}: {problem}"
-    elif not pq.read_table(pa.BufferReader(data)).equals(account.quarantine):
+    elif not read_parquet(data).equals(account.quarantine):
         yield f"{QUARANTINE}: not the quarantined rows of the indexes"
 
 
@@ -214,7 +214,7 @@ def _check_protocols(shard_set: ShardSet, read: list[_ReadIndex]) -> Iterator[st
 
 
 def _check_protocol(data: bytes, keys: pa.ChunkedArray) -> Iterator[str]:
-    table = pq.read_table(pa.BufferReader(data))
+    table = read_parquet(data)
     if table.schema.remove_metadata() != PROTOCOL_SCHEMA:
         yield "other columns than a protocol has"
         return
