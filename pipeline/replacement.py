@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+SCRATCH_PATTERN = f".*.{'[0-9a-f]' * 32}.tmp"
+
 
 class Replacement(Protocol):
     file: BinaryIO
@@ -28,10 +30,17 @@ class LocalReplacement:
     def __init__(self, target: str) -> None:
         self._target = Path(target)
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._scratch = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex}.tmp")
-        self.file: BinaryIO = open(self._scratch, "xb")  # noqa: SIM115
+        self.file, self._scratch = self._open()
+        while not self._scratch.exists():  # taken for a dead writer's before it was locked
+            self.file.close()
+            self.file, self._scratch = self._open()
+
+    def _open(self) -> tuple[BinaryIO, Path]:
+        scratch = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex}.tmp")
+        file = open(scratch, "xb")  # noqa: SIM115
         with suppress(OSError):  # a file system without locks: it is taken for a dead writer's
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        return file, scratch
 
     def publish(self) -> None:
         self.file.flush()
@@ -63,11 +72,13 @@ class RemoteReplacement:
 
 def remove_if_dead(scratch: Path) -> None:
     """Removes a scratch file unless its writer lives."""
-    with suppress(FileNotFoundError), open(scratch, "rb") as file:
+    with suppress(FileNotFoundError, IsADirectoryError), open(scratch, "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
+        except OSError:  # no locks here: nobody can hold one
+            pass
         scratch.unlink()
 
 

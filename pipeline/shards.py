@@ -8,9 +8,10 @@ manifest.json              written last, with a digest of itself
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,6 +71,30 @@ PROTOCOL_SCHEMA = pa.schema(
 """Columns of `protocols/NAME.parquet`, a row a query. Regions to ignore lie in the samples' annotations."""
 
 
+SHARD_FILE = re.compile(r"shards/v(\d+)/((s?\d{6,})(?:-g(\d+))?)\.(?:tar|parquet)")
+
+
+class ShardFile(NamedTuple):
+    """What the name of a tar or an index says."""
+
+    variant: int
+    shard: str
+    """`000003`; `s000003` a supplement; `000003-g2` what generation 2 left of it."""
+    first: str
+    """The shard's name when it was written first."""
+    generation: int
+
+    @property
+    def supplement(self) -> bool:
+        return self.first.startswith("s")
+
+    @classmethod
+    def parse(cls, name: str) -> "ShardFile | None":
+        """None if it is not one."""
+        match = SHARD_FILE.fullmatch(name)
+        return match and cls(int(match[1]), match[2], match[3], int(match[4] or 0))
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,6 +114,11 @@ class Shard(_Record):
     forgotten: int = 0
     supplement: bool = False
     """Holds samples that were quarantined in a planned shard and could be read on a later try."""
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Its tar and its index."""
+        return tar_name(self.variant, self.name), index_name(self.variant, self.name)
 
     @property
     def slots(self) -> int:
@@ -217,7 +247,8 @@ class ShardSet:
         data = location.read()
         if sha256(data) != shard.index_sha256:
             raise UserError(
-                f"{location.url} is not the index that {MANIFEST} names: re-run the sharding job."
+                f"{location.url} is not the index that {MANIFEST} names: `python -m sharding verify "
+                f"{self.url}` tells what else is wrong."
             )
         return read_parquet(data)
 

@@ -1,6 +1,8 @@
 """Files at a URL, through fsspec: local folders and object stores behind one small interface."""
 
+import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +15,13 @@ from urllib.parse import urlsplit
 import fsspec
 
 from pipeline.errors import UserError
-from pipeline.replacement import LocalReplacement, RemoteReplacement, Replacement, remove_if_dead
+from pipeline.replacement import (
+    SCRATCH_PATTERN,
+    LocalReplacement,
+    RemoteReplacement,
+    Replacement,
+    remove_if_dead,
+)
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """Object stores by scheme, and the package that fsspec reaches them through."""
@@ -22,6 +30,8 @@ OPTIONS = {"s3": {"config_kwargs": {"response_checksum_validation": "when_requir
 refuse it. Whole files have hashes of our own."""
 UPLOAD = {"s3": {"chunksize": 16 << 20, "max_concurrency": 4}}
 """Parts of an upload are held in memory; s3fs's own defaults may hold a whole shard."""
+AT_SCHEMES = ("abfs", "az")
+"""Their URLs are CONTAINER@ACCOUNT."""
 ALLOWED_SCHEMES = ("file", "memory", *DRIVERS)
 ATTEMPTS = 5
 FIRST_WAIT_S = 0.2
@@ -42,16 +52,22 @@ class Location:
     url: str
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if "::" in self.url or (parts.scheme or "file") not in ALLOWED_SCHEMES:
+        scheme, remote, rest = self.url.partition("://")
+        place = rest.partition("/")[0]
+        # A secret may hold any character: no URL that may have one is ever printed.
+        if remote and (":" in place or "?" in rest or ("@" in place and scheme not in AT_SCHEMES)):
             raise UserError(
-                f"the URL scheme of {self.url.split('?')[0]!r} is not one of {', '.join(ALLOWED_SCHEMES)}."
+                f"a {scheme}:// URL holds credentials or a query, which are not accepted there; use the "
+                "store's environment variables or credential file."
             )
-        if parts.scheme and (parts.username or parts.password or parts.query):
+        if "::" in self.url or (scheme if remote else "file") not in ALLOWED_SCHEMES:
             raise UserError(
-                f"{parts.scheme}://{parts.hostname}{parts.path}: credentials and queries are not "
-                "accepted in URLs; use the store's environment variables or credential file."
+                f"the URL scheme of {self.url!r} is not one of {', '.join(ALLOWED_SCHEMES)}."
             )
+        try:
+            urlsplit(self.url)
+        except ValueError as error:
+            raise UserError(f"{self.url!r} is not a URL ({error}).") from None
 
     @cached_property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -82,6 +98,9 @@ class Location:
 
     def child(self, *names: str) -> "Location":
         return Location("/".join([self.url.rstrip("/"), *names]))
+
+    def parent(self) -> "Location":
+        return Location(self.url.rstrip("/").rpartition("/")[0])
 
     def size(self) -> int:
         """Bytes; raises FileNotFoundError."""
@@ -127,14 +146,36 @@ class Location:
     def sweep(self) -> None:
         """Removes what killed writers left below: scratch files and unfinished uploads.
 
-        Scratch files of live writers stay; a live writer whose upload is ended by this tries again.
+        Scratch files of live writers stay; a live writer whose upload is ended by this tries again. What
+        cannot be removed is said, and stays: nothing depends on it.
         """
-        if self.is_local:
-            for scratch in Path(self.path).rglob(".*.tmp"):
-                remove_if_dead(scratch)
-        elif self.scheme == "s3":
-            with suppress(FileNotFoundError):  # there is none, some stores say so; or it just ended
+        try:
+            if self.is_local:
+                for scratch in Path(self.path).rglob(SCRATCH_PATTERN):
+                    remove_if_dead(scratch)
+            elif self.scheme == "s3":
                 self._call(self._end_uploads)
+        except FileNotFoundError:  # how some stores say that there is none
+            return
+        except OSError as error:
+            print(
+                f"{self.url}: cannot look for leftovers of killed writers: {error}", file=sys.stderr
+            )
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Waits until no other process is in here, of this local folder. Stores have no such lock."""
+        if not self.is_local:
+            yield
+            return
+        Path(self.path).mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def list_files(self) -> list[str]:
         """Relative names of all files below, sorted; none if there is no such folder."""

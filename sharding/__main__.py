@@ -10,6 +10,8 @@ from pipeline.errors import UserError, run_command
 from pipeline.shards import DamagedManifest, ShardSet
 from pipeline.store import Location
 from sharding.datasets import ADAPTERS
+from sharding.destination import check_destination
+from sharding.filters import read_names
 from sharding.miniature import MiniatureConfig
 from sharding.miniature import write as write_miniature
 from sharding.plan import PlanConfig
@@ -22,7 +24,12 @@ VERIFIED_ALONE_BYTES = 1 << 30
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    options.command(options)
+    try:
+        options.command(options)
+    except (
+        OSError
+    ) as error:  # a path's, a disk's or a store's fault, which a traceback explains no better
+        raise UserError(f"{type(error).__name__}: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,9 +85,9 @@ def _add_care(commands: Any) -> None:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError("not positive")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def _write(options: argparse.Namespace) -> None:
@@ -94,14 +101,18 @@ def _write(options: argparse.Namespace) -> None:
         for line in plan_report(prepare_sets(requests), cores):
             print(line, flush=True)
         return
+    summary = Location(absolute(options.summary)) if options.summary else None
+    if summary is not None:
+        check_destination(summary.parent())
     outcomes = write_sets(requests, workers, options.retry_quarantined)
     for outcome in outcomes:
+        print("".join(f"{line}\n" for line in outcome.notes), end="")
         if outcome.manifest is not None:
             print("\n".join(written_lines(outcome.manifest, outcome.request.out)))
     if any(outcome.manifest for outcome in outcomes):
         print("\n".join(table_lines(outcomes)))
-    if options.summary:
-        Location(absolute(options.summary)).write(run_summary(outcomes))
+    if summary is not None:
+        summary.write(run_summary(outcomes))
     if errors := [outcome.error for outcome in outcomes if outcome.error]:
         raise ShardsFailed(" ".join(errors))
 
@@ -119,7 +130,8 @@ def _requests(options: argparse.Namespace) -> tuple[list[SetRequest], int | None
         raise UserError(f"write needs {', '.join(absent)}, or --config FILE.")
     config = parse_settings(PlanConfig, [*options.set, *_settings(options)])
     splits = options.split or list(find(ADAPTERS, options.dataset, "dataset").splits)
-    outs = [options.out if len(splits) == 1 else f"{options.out}/{split}" for split in splits]
+    out = options.out.rstrip("/")
+    outs = [out if len(splits) == 1 else f"{out}/{split}" for split in splits]
     return [
         make_request(options.dataset, options.source, split, out, config)
         for split, out in zip(splits, outs, strict=True)
@@ -142,14 +154,11 @@ def _verify(options: argparse.Namespace) -> None:
         print(f"{options.url}: DAMAGED.\n{error}")
         sys.exit(1)
     alone = options.workers == 1 or (options.workers is None and tar_bytes < VERIFIED_ALONE_BYTES)
-    try:
-        if alone:
-            report = verify(options.url)
-        else:
-            with ray_session(options.workers) as cluster:
-                report = verify(options.url, cluster.map)
-    except OSError as error:
-        raise UserError(f"{options.url} could not be read to its end: {error}") from None
+    if alone:
+        report = verify(options.url)
+    else:
+        with ray_session(options.workers) as cluster:
+            report = verify(options.url, cluster.map)
     print("\n".join(report.lines()))
     sys.exit(1 if report.problems else 0)
 
@@ -157,12 +166,13 @@ def _verify(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     from sharding.upkeep.inspection import inspect
 
+    check_destination(Location(absolute(str(options.out))).parent())
     options.out.write_text(inspect(options.url), encoding="utf-8")
     print(f"wrote {options.out}")
 
 
 def _forget(options: argparse.Namespace) -> None:
-    from sharding.upkeep.forget import forget, read_names
+    from sharding.upkeep.forget import forget
 
     if not options.identities and not options.keys:
         raise UserError("forget needs --identities FILE or --keys FILE.")

@@ -178,7 +178,7 @@ def ray_session(workers: int | None = None) -> Iterator[Cluster]:
     """The cluster at RAY_ADDRESS, or a Ray of its own on this machine with `workers` cores."""
     if ray.is_initialized():
         yield Cluster(workers)
-    elif "RAY_ADDRESS" in os.environ:  # set by the user, or by Ray inside `ray job submit`
+    elif os.environ.get("RAY_ADDRESS"):  # set by the user, or by Ray inside `ray job submit`
         _connect(os.environ["RAY_ADDRESS"])
         try:
             yield Cluster(workers)

@@ -20,6 +20,8 @@ from sharding.image import CodedImage, Fault, open_image
 from sharding.plan import PlanConfig, PlannedSample
 from sharding.source import Source
 
+VANISHED = Fault(MISSING)
+"""Of a sample that was there when the source was listed."""
 COPIES = 3
 """Of a coded image that are alive while it is decoded: as read, without metadata, in the decoder."""
 
@@ -64,7 +66,7 @@ def read_sample(job: Conversion, planned: PlannedSample) -> bytes | Fault:
     except FileNotFoundError:
         if not job.source.exists():
             raise OSError(f"the source {job.source.url} has gone") from None
-        return Fault(MISSING)
+        return VANISHED
     except ValueError as error:
         return Fault(f"unreadable: {error}")
 

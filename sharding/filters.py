@@ -5,7 +5,7 @@ that is kept keeps all of its people.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Rule(NamedTuple):
 
 class FilterConfig(Config):
     min_size: tuple[int, int] = (0, 0)
-    """Height and width of the smallest image taken. Where the release does not say its images' sizes, smaller
+    """[height, width] of the smallest image taken. Where the release does not say its images' sizes, smaller
     ones are quarantined when they are opened."""
     min_person_height: float = Field(default=0, ge=0)
     """Pixels: keep scenes with a person, not ignored, of at least this height ..."""
@@ -48,22 +48,30 @@ class FilterConfig(Config):
         """sha256 of the key files: their names do not decide anything."""
         named = {"keys": self.keys, "exclude_keys": self.exclude_keys}
         return {
-            name: hashlib.sha256("\n".join(sorted(read_keys(path))).encode()).hexdigest()
+            name: hashlib.sha256("\n".join(sorted(read_names(path))).encode()).hexdigest()
             for name, path in named.items()
             if path is not None
         }
+
+    def unknown_keys(self, keys: Iterable[str]) -> dict[str, str]:
+        """Keys of the files that are none of `keys`, and where they stand. A typo would be silent."""
+        named = [path for path in (self.keys, self.exclude_keys) if path is not None]
+        unknown = {key: place for path in named for key, place in read_names(path).items()}
+        for key in keys if unknown else ():
+            unknown.pop(key, None)
+        return unknown
 
 
 def make_rules(config: FilterConfig, task: Task) -> list[Rule]:
     """In the order in which they are asked. Raises UserError if a file of keys cannot be read."""
     rules: list[Rule] = []
     if config.keys is not None:
-        taken = read_keys(config.keys)
+        taken = read_names(config.keys)
         rules.append(
             Rule("not in the list of keys", lambda sample: sample.key in taken, by_key=True)
         )
     if config.exclude_keys is not None:
-        excluded = read_keys(config.exclude_keys)
+        excluded = read_names(config.exclude_keys)
         name = "in the list of excluded keys"
         rules.append(Rule(name, lambda sample: sample.key not in excluded, by_key=True))
     if any(config.min_size):
@@ -80,14 +88,17 @@ def is_large(size: tuple[int, int] | None, config: FilterConfig) -> bool:
     return size is None or (size[1] >= config.min_size[0] and size[0] >= config.min_size[1])
 
 
-def read_keys(path: str) -> frozenset[str]:
-    """Lines of a file, without blank ones and `#` comments. Raises UserError."""
+def read_names(path: str) -> dict[str, str]:
+    """Names of a file, one a line, and where they stand (`FILE:7`); `#` begins a comment line.
+
+    Raises UserError.
+    """
     try:
-        lines = Path(path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the list of keys {path}: {error}.") from None
-    stripped = (line.strip() for line in lines)
-    return frozenset(line for line in stripped if line and not line.startswith("#"))
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"cannot read the names in {path}: {error}.") from None
+    named = {line.strip(): f"{path}:{number}" for number, line in enumerate(lines, start=1)}
+    return {name: place for name, place in named.items() if name and not name.startswith("#")}
 
 
 def _has_persons(sample: SourceSample, config: FilterConfig) -> bool:

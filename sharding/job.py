@@ -33,6 +33,7 @@ class SetOutcome:
     """They were there already."""
     read_bytes: int
     written_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 class ShardsFailed(UserError):
@@ -76,8 +77,8 @@ def _outcome(prepared: PreparedSet | PreparedRetry, cluster: Cluster) -> SetOutc
     manifest, error = None, None
     try:
         manifest = _write(prepared, cluster, tally)
-    except UserError as failure:
-        error = str(failure)
+    except (UserError, OSError) as failure:
+        error = f"{prepared.name}: {failure}" if isinstance(failure, OSError) else str(failure)
     planned = len(prepared.plan.shards) if isinstance(prepared, PreparedSet) else 0
     todo = len(prepared.todo) if isinstance(prepared, PreparedSet) else 0
     return SetOutcome(
@@ -89,6 +90,7 @@ def _outcome(prepared: PreparedSet | PreparedRetry, cluster: Cluster) -> SetOutc
         shards_kept=planned - todo,
         read_bytes=tally.read_bytes,
         written_bytes=tally.written_bytes,
+        notes=prepared.notes,
     )
 
 

@@ -1,12 +1,12 @@
 """What lies at an output already, and what is written there last: protocols, quarantine and manifest."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline.annotation import Task
 from pipeline.errors import UserError
 from pipeline.shards import (
     FORGOTTEN,
@@ -17,23 +17,21 @@ from pipeline.shards import (
     CountCheck,
     Manifest,
     Shard,
+    ShardFile,
     index_name,
     protocol_name,
     read_parquet,
     sha256,
-    tar_name,
 )
 from pipeline.store import Location
 from sharding.accounting import ShardAccount, account_shard, add_up
 from sharding.datasets.base import Adapter, Listing
 from sharding.index import WrittenIndex, read_indexes
-from sharding.plan import PLAN_VERSION, Plan, deciding_settings, differences
+from sharding.plan import PLAN_VERSION, Plan, PlanConfig, deciding_settings, differences
 from sharding.protocols import restrict
 from sharding.writer import parquet_bytes
 
 LARGEST_GROUPS = 3
-CHILD = re.compile(r"shards/v\d+/s?\d+-g\d+\.(?:tar|parquet)")
-SUPPLEMENT = re.compile(r"shards/v0/(s\d{6})\.parquet")
 
 
 def finished_shards(out: Location, plan: Plan) -> set[str]:
@@ -66,16 +64,23 @@ def _refuse_other_plan(out: Location, plan: Plan, written: WrittenIndex) -> None
 
 
 def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
-    """Writes protocols, quarantine.parquet and, last of all, the manifest. Every shard must be there.
+    """Writes protocols, quarantine.parquet and, last, the manifest; removes shards that it does not name.
 
-    Raises UserError, and writes no manifest, if no sample could be used.
+    Every planned shard must be there. Raises UserError, and writes no manifest, if no sample could be used.
     """
     out.sweep()
-    names = [plan.shards.name(number) for number in range(len(plan.shards))]
-    template = _manifest(plan, adapter, listing)
-    protocols = _write_protocols(out, plan, listing)
-    supplements = find_supplements(out, template.variants)
-    return complete(out, template.model_copy(update={"protocols": protocols}), names, supplements)
+    with out.exclusive():
+        before = find_manifest(out)
+        if before is not None and before.generation:
+            raise UserError(
+                f"{out.url} was forgotten from while the job ran, and is left as it is."
+            )
+        names = [plan.shards.name(number) for number in range(len(plan.shards))]
+        protocols = _write_protocols(out, plan, listing)
+        template = _manifest(plan, adapter, listing).model_copy(update={"protocols": protocols})
+        same_plan = before is not None and before.plan_hash == plan.hash
+        supplements = [s.name for s in first_shards(before) if s.supplement] if same_plan else []
+        return complete(out, template, names, whole_supplements(out, template, supplements))
 
 
 def complete(
@@ -111,12 +116,26 @@ def complete(
         }
     )
     out.child(MANIFEST).write(manifest.to_json())
+    for file in unlisted(out, manifest):
+        out.child(file).remove()
     return manifest
+
+
+def unlisted(out: Location, manifest: Manifest | None) -> list[str]:
+    """Tars and indexes below `out` that the manifest does not name: what killed runs left."""
+    listed = {file for shard in manifest.shards for file in shard.files} if manifest else set()
+    return [file for file in out.list_files() if ShardFile.parse(file) and file not in listed]
+
+
+def first_shards(manifest: Manifest | None) -> list[Shard]:
+    """Those of the first variant."""
+    return [shard for shard in manifest.shards if shard.variant == 0] if manifest else []
 
 
 def has_child_shards(out: Location) -> bool:
     """Whether `forget` wrote here."""
-    return any(CHILD.fullmatch(file) for file in out.list_files())
+    files = map(ShardFile.parse, out.list_files())
+    return any(file is not None and file.generation for file in files)
 
 
 def find_manifest(out: Location) -> Manifest | None:
@@ -127,15 +146,16 @@ def find_manifest(out: Location) -> Manifest | None:
         return None
 
 
-def find_supplements(out: Location, variants: int) -> list[str]:
-    """Names of the shards that `--retry-quarantined` wrote and that are complete in all variants."""
-    files = set(out.list_files())
-    found = [match[1] for match in map(SUPPLEMENT.fullmatch, sorted(files)) if match]
-    return [
-        name
-        for name in found
-        if all({index_name(v, name), tar_name(v, name)} <= files for v in range(variants))
-    ]
+def whole_supplements(out: Location, manifest: Manifest, names: Sequence[str]) -> list[str]:
+    """Of the supplements `names` those that are whole; what lay in the others is quarantined again."""
+    sizes = out.file_sizes()
+    broken = set()
+    wanted = {index_name(v, name): name for name in names for v in range(manifest.variants)}
+    for file, written in read_indexes(out, wanted):
+        tar_bytes = sizes.get(file.removesuffix(".parquet") + ".tar")
+        if written is None or written.tar_bytes != tar_bytes:
+            broken.add(wanted[file])
+    return [name for name in names if name not in broken]
 
 
 def quarantine_summary(out: Location) -> str:
@@ -187,15 +207,15 @@ def _manifest(plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
         persons=0,
         ignored=0,
         counts=compare_counts(adapter, plan.split, listing),
-        settings=manifest_settings(plan),
+        settings=manifest_settings(plan.config, plan.task),
         plan_hash=plan.hash,
         licence=adapter.licence,
         homepage=adapter.homepage,
     )
 
 
-def manifest_settings(plan: Plan) -> dict[str, Any]:
-    return {"plan_version": PLAN_VERSION, **deciding_settings(plan.config, plan.task)}
+def manifest_settings(config: PlanConfig, task: Task) -> dict[str, Any]:
+    return {"plan_version": PLAN_VERSION, **deciding_settings(config, task)}
 
 
 def _write_protocols(out: Location, plan: Plan, listing: Listing) -> dict[str, str]:

@@ -9,11 +9,12 @@ from pipeline.store import Location
 from sharding.convert import Conversion
 from sharding.datasets.base import Listing
 from sharding.destination import check_destination
-from sharding.output import find_manifest, finished_shards, has_child_shards
+from sharding.output import find_manifest, finished_shards, has_child_shards, unlisted
 from sharding.plan import Plan, make_plan
 from sharding.recipe import SetRequest
 from sharding.writer import ShardJob
 
+SHOWN = 5
 DECODE_BYTES = 300 << 20
 """For decoding one image, besides what a worker takes anyway. The largest of CrowdHuman fits."""
 
@@ -29,10 +30,24 @@ class PreparedSet:
     """Numbers of the shards that are not there yet."""
     child: Manifest | None = None
     """A later generation that was made of the set: it must not be written over."""
+    unknown_keys: tuple[str, ...] = ()
+    """Where in the filters' files keys stand that the release does not have."""
 
     @property
     def name(self) -> str:
         return f"{self.plan.dataset} {self.plan.split}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know and what is no error."""
+        if not self.unknown_keys:
+            return ()
+        shown = ", ".join(self.unknown_keys[:SHOWN])
+        more = ", ..." if len(self.unknown_keys) > SHOWN else ""
+        return (
+            f"!! {self.name}: {len(self.unknown_keys):,} keys of the filters' files are not in the release: "
+            f"{shown}{more}",
+        )
 
     @property
     def samples_todo(self) -> int:
@@ -90,20 +105,28 @@ def prepare(request: SetRequest) -> PreparedSet:
     check_destination(out)
     listing = request.adapter.list_samples(request.source, request.split)
     _check_complete(request, listing)
-    plan = make_plan(request.adapter, request.split, listing, request.config)
+    config = request.config
+    plan = make_plan(request.adapter, request.split, listing, config)
     done = finished_shards(out, plan)
     manifest = find_manifest(out)
-    if manifest is not None and manifest.generation:
-        return PreparedSet(request, plan, listing, (), manifest)
-    if has_child_shards(out):
+    unknown = tuple(config.filters.unknown_keys(_keys(listing)).values())
+    child = manifest is not None and manifest.generation > 0
+    if child and not unlisted(out, manifest):
+        return PreparedSet(request, plan, listing, (), manifest, unknown)
+    if child or has_child_shards(out):
         raise UserError(
-            f"{request.out} holds shards that `forget` wrote, and no whole manifest of them. Run forget "
-            "again with the same names if it was interrupted, or bring manifest.json back: writing the set "
-            "anew would bring back who was forgotten."
+            f"{request.out} holds what an interrupted `forget` left, or has lost its manifest. Run forget "
+            "again with the same names, or bring manifest.json back: writing the set anew would bring back "
+            "who was forgotten."
         )
     numbers = range(len(plan.shards))
     todo = tuple(number for number in numbers if plan.shards.name(number) not in done)
-    return PreparedSet(request, plan, listing, todo)
+    return PreparedSet(request, plan, listing, todo, None, unknown)
+
+
+def _keys(listing: Listing) -> Iterator[str]:
+    yield from (sample.key for sample in listing.samples)
+    yield from (faulty.key for faulty in listing.faulty)
 
 
 def _check_complete(request: SetRequest, listing: Listing) -> None:

@@ -3,21 +3,27 @@
 The planned shards stay as they are, so the set no longer equals a fresh write; its manifest says so.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.shards import Manifest
+from pipeline.shards import MANIFEST, QUARANTINE, Manifest, read_parquet, sha256
 from pipeline.store import Location
 from sharding.datasets.base import Listing, SourceSample
-from sharding.output import complete, find_manifest, find_supplements, read_quarantine
-from sharding.plan import PLAN_VERSION, PlannedSample, ShardPlan, deciding_settings, differences
+from sharding.output import (
+    complete,
+    find_manifest,
+    first_shards,
+    manifest_settings,
+    unlisted,
+    whole_supplements,
+)
+from sharding.plan import PlannedSample, ShardPlan, differences
 from sharding.prepare import conversion_of
 from sharding.recipe import SetRequest
 from sharding.writer import ShardJob
-
-SUPPLEMENT_FILE = re.compile(r"shards/v\d+/(s\d{6})\.(?:tar|parquet)")
 
 
 @dataclass(frozen=True)
@@ -28,50 +34,61 @@ class PreparedRetry:
     manifest: Manifest
     samples: tuple[SourceSample, ...]
 
+    notes = ()
+
     @property
     def name(self) -> str:
         return f"{self.manifest.dataset} {self.manifest.split}, quarantined"
 
     def jobs(self) -> Iterator[ShardJob]:
-        """Shards with the next free names, as large as planned ones."""
-        config = self.request.config
-        reid = self.manifest.task == "reid"
-        target = config.shard_crops if reid else config.shard_bytes
-        number = self._next_number
-        for part in _parts(self.samples, target, reid):
+        conversion = conversion_of(self.request, self.manifest.variants)
+        for number, part in zip(self._numbers, self._parts, strict=True):
             planned = tuple(PlannedSample(sample, run) for run, sample in enumerate(part))
             yield ShardJob(
-                conversion_of(self.request, self.manifest.variants),
+                conversion,
                 ShardPlan(f"s{number:06d}", planned),
                 self.request.out,
                 self.manifest.plan_hash,
                 {"supplement": True},
                 rescue=True,
             )
-            number += 1
 
     def finish(self) -> Manifest:
-        """Adds the supplements to the manifest."""
+        """Adds the supplements to the manifest. Raises UserError if that was replaced meanwhile."""
         out = Location(self.request.out)
         out.sweep()
-        complete_now = find_supplements(out, self.manifest.variants)
-        new = [name for name in complete_now if _number(name) >= self._next_number]
-        _remove_others(out, {*self._names(supplement=True), *new})
-        return complete(
-            out,
-            self.manifest,
-            self._names(supplement=False),
-            [*self._names(supplement=True), *new],
-        )
-
-    def _names(self, supplement: bool) -> list[str]:
-        shards = (shard for shard in self.manifest.shards if shard.variant == 0)
-        return [shard.name for shard in shards if shard.supplement == supplement]
+        with out.exclusive():
+            if find_manifest(out) != self.manifest:
+                raise UserError(f"{out.url} was changed while the job ran: run it again.")
+            planned = [s.name for s in first_shards(self.manifest) if not s.supplement]
+            new = [f"s{number:06d}" for number in self._numbers]
+            supplements = whole_supplements(out, self.manifest, [*self._supplements, *new])
+            return complete(out, self.manifest, planned, supplements)
 
     @property
-    def _next_number(self) -> int:
-        """By the manifest: what a killed try wrote is written again."""
-        return max(map(_number, self._names(supplement=True)), default=-1) + 1
+    def _supplements(self) -> list[str]:
+        return [shard.name for shard in first_shards(self.manifest) if shard.supplement]
+
+    @property
+    def _numbers(self) -> range:
+        """Of the supplements that this run writes: the next free ones by the manifest."""
+        first = max((int(name[1:].split("-")[0]) for name in self._supplements), default=-1) + 1
+        return range(first, first + len(self._parts))
+
+    @cached_property
+    def _parts(self) -> list[list[SourceSample]]:
+        """Samples of a supplement each, which is as large as a planned shard."""
+        reid, config = self.manifest.task == "reid", self.request.config
+        target = config.shard_crops if reid else config.shard_bytes
+        parts: list[list[SourceSample]] = []
+        weight = target
+        for sample in self.samples:
+            if weight >= target:
+                parts.append([])
+                weight = 0
+            parts[-1].append(sample)
+            weight += 1 if reid else sample.size_bytes
+        return parts
 
 
 def prepare_retry(request: SetRequest) -> PreparedRetry | None:
@@ -85,16 +102,31 @@ def prepare_retry(request: SetRequest) -> PreparedRetry | None:
         return None
     listing = request.adapter.list_samples(request.source, request.split)
     _refuse_changes(request, manifest, listing)
-    wanted = set(read_quarantine(out)["key"].to_pylist()) - {None}
-    samples = {sample.key: sample for sample in listing.samples if sample.key in wanted}
+    rows = {row["key"]: row for row in _read_quarantine(out, manifest)}
+    samples: dict[str, SourceSample] = {}
+    for sample in listing.samples:
+        if sample.key in rows:
+            samples.setdefault(sample.key, sample)
+    for key, sample in samples.items():
+        _refuse_another(request, sample, rows[key])
+    for file in unlisted(out, manifest):  # of a killed try: it is made again
+        out.child(file).remove()
     return PreparedRetry(request, manifest, tuple(samples[key] for key in sorted(samples)))
 
 
+def _read_quarantine(out: Location, manifest: Manifest) -> list[dict[str, Any]]:
+    data = out.child(QUARANTINE).read()
+    if sha256(data) != manifest.quarantine_sha256:
+        raise UserError(
+            f"{out.url}/{QUARANTINE} is not the one that {MANIFEST} names. If `forget` was interrupted "
+            f"here, run it again with the same names; else `python -m sharding verify {out.url}` tells more."
+        )
+    rows: list[dict[str, Any]] = read_parquet(data).to_pylist()
+    return rows
+
+
 def _refuse_changes(request: SetRequest, manifest: Manifest, listing: Listing) -> None:
-    settings = {
-        "plan_version": PLAN_VERSION,
-        **deciding_settings(request.config, request.adapter.task),
-    }
+    settings = manifest_settings(request.config, request.adapter.task)
     changed = list(differences(dict(manifest.settings), settings, "settings."))
     if listing.total != manifest.source_samples:
         changed.append(f"samples in the source: {manifest.source_samples} -> {listing.total}")
@@ -105,29 +137,11 @@ def _refuse_changes(request: SetRequest, manifest: Manifest, listing: Listing) -
         )
 
 
-def _number(supplement: str) -> int:
-    """Of `s000003`, or of `s000003-g1`, which `forget` made of it."""
-    return int(supplement[1:].split("-")[0])
-
-
-def _remove_others(out: Location, supplements: set[str]) -> None:
-    """What a killed try left incomplete: its samples are still quarantined."""
-    for file in out.list_files():
-        match = SUPPLEMENT_FILE.fullmatch(file)
-        if match and match[1] not in supplements:
-            out.child(file).remove()
-
-
-def _parts(
-    samples: tuple[SourceSample, ...], target: int, reid: bool
-) -> Iterator[list[SourceSample]]:
-    part: list[SourceSample] = []
-    weight = 0
-    for sample in samples:
-        part.append(sample)
-        weight += 1 if reid else sample.size_bytes
-        if weight >= target:
-            yield part
-            part, weight = [], 0
-    if part:
-        yield part
+def _refuse_another(request: SetRequest, sample: SourceSample, row: dict[str, Any]) -> None:
+    """What was missing said nothing of people; what was there must still say the same."""
+    identities = sorted({p.identity for p in sample.persons if p.identity is not None})
+    if sample.origin != row["origin"] or row["identities"] not in (None, [], identities):
+        raise UserError(
+            f"{request.source.url} says otherwise of {sample.origin} than when {request.out} was made: "
+            "quarantined samples can be tried again with the same release only."
+        )

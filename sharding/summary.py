@@ -30,8 +30,10 @@ def plan_report(sets: Sequence[PreparedSet], cores: int) -> Iterator[str]:
     made = []
     for prepared in sets:
         yield from _plan_lines(prepared)
+        yield from prepared.notes
         made.append(estimate(prepared))
-        yield f"  estimate from {made[-1].tried} samples: {_cost(made[-1], cores)}"
+        if prepared.todo:
+            yield f"  estimate from {made[-1].tried} samples: {_cost(made[-1], cores)}"
         counts = compare_counts(prepared.request.adapter, prepared.request.split, prepared.listing)
         yield from count_lines(prepared.name, counts)
     if len(made) > 1:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.shards import INDEX_SCHEMA, OK, QUARANTINED, index_name, tar_name
 from pipeline.store import Location
-from sharding.convert import Conversion, Member, NeedsMemory, convert, read_sample
+from sharding.convert import VANISHED, Conversion, Member, NeedsMemory, convert, read_sample
 from sharding.image import Fault
 from sharding.plan import PlannedSample, ShardPlan
 from sharding.tar import TarWriter
@@ -70,13 +70,15 @@ def write_shard(job: ShardJob) -> ShardResult | TooLarge:
 def _write(job: ShardJob) -> ShardResult:
     out, name = Location(job.out), job.shard.name
     rows: list[list[dict[str, Any]]] = [[] for _ in range(job.conversion.variants)]
-    read = 0
+    read = vanished = 0
     with ExitStack() as stack:
         tars = [
             stack.enter_context(TarWriter(out.child(tar_name(variant, name))))
             for variant in range(job.conversion.variants)
         ]
         for planned, data in _read_all(job):
+            vanished += data is VANISHED
+            _check_source(job, vanished)
             read += 0 if isinstance(data, Fault) else len(data)
             members, source_sha256 = convert(job.conversion, planned.source, data)
             if job.rescue and isinstance(members, Fault):
@@ -96,6 +98,16 @@ def _write(job: ShardJob) -> ShardResult:
             out.child(index_name(variant, name)).write(_index_bytes(rows[variant], job, tar))
     ok = sum(row["status"] == OK for row in rows[0])
     return ShardResult(name, ok, len(rows[0]) - ok, read, sum(tar.size for tar in tars))
+
+
+def _check_source(job: ShardJob, vanished: int) -> None:
+    """A disk that was unmounted looks like images that are missing: those would be written off for good."""
+    allowed = job.conversion.config.max_missing * len(job.shard.samples)
+    if vanished > allowed:
+        raise OSError(
+            f"{vanished} of the shard's {len(job.shard.samples)} images have gone from "
+            f"{job.conversion.source.url} since it was listed; bring them back, or allow it by max_missing"
+        )
 
 
 def _read_all(job: ShardJob) -> Iterator[tuple[PlannedSample, bytes | Fault]]:

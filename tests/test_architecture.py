@@ -14,7 +14,7 @@ MAY_IMPORT = {
 }
 ONLY_IN = {
     "deepspeed": {"training/engine.py", "launch/benchmark.py"},
-    "ray": {"sharding/cluster.py"},
+    "ray": {"sharding/cluster.py", "launch/benchmarks/ray_data.py"},
 }
 FORBIDDEN = {"pickle", "cPickle", "dill", "marshal", "shelve"}
 FILES = [path for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]

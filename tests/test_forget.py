@@ -31,7 +31,8 @@ from pipeline.shards import (
 from pipeline.store import Location
 from pipeline.stream import MixtureEntry, Stream, StreamConfig
 from sharding.datasets.base import FaultySample
-from sharding.upkeep.forget import forget, read_names
+from sharding.filters import read_names
+from sharding.upkeep.forget import forget
 from sharding.upkeep.verify import verify
 from sharding.writer import parquet_bytes
 

@@ -185,7 +185,7 @@ def test_filters_choose_samples_and_each_rule_counts_what_it_leaves_out(tmp_path
     excluded = {"in the list of excluded keys": 1}
     assert left(exclude_keys=str(tmp_path / "keys")) == ({"0", "1", "2", "3", "5"}, excluded)
     assert left(keys=str(tmp_path / "keys")) == ({"4"}, {"not in the list of keys": 5})
-    with pytest.raises(UserError, match="cannot read the list of keys"):
+    with pytest.raises(UserError, match="cannot read the names in"):
         plan(scenes, filters={"keys": str(tmp_path / "nowhere")})
 
 

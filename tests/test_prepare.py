@@ -171,3 +171,42 @@ def test_a_miniature_onto_a_file_is_refused(tmp_path: Path, target: str) -> None
     (tmp_path / "crowdhuman").write_text("mine")
     with pytest.raises(UserError, match="crowdhuman is a file"):
         main(["miniature", str(tmp_path / target)])
+
+
+def test_a_failing_disk_at_the_end_of_one_set_does_not_keep_others_from_being_finished(
+    tmp_path: Path,
+) -> None:
+    requests = [request(fake_scenes(3), tmp_path / name) for name in ("bad", "good")]
+    for one in requests:
+        write(prepare(one))
+    (tmp_path / "bad/quarantine.parquet").mkdir()
+    bad, good = write_sets(requests)
+    assert bad.error is not None
+    assert bad.error.startswith("fake train: [Errno ")
+    assert good.manifest is not None
+
+
+def test_keys_of_a_filter_that_the_release_does_not_have_are_said(tmp_path: Path) -> None:
+    scenes = fake_scenes(4)
+    listed = f"\ufeff{scenes.samples[0].key}\r\n{scenes.samples[1].key}.jpg\r\n"
+    (tmp_path / "keys").write_text(listed, encoding="utf-8")
+    prepared = prepare(
+        request(scenes, tmp_path / "out", filters={"exclude_keys": str(tmp_path / "keys")})
+    )
+    assert prepared.plan.excluded["in the list of excluded keys"] == 1
+    (note,) = prepared.notes
+    assert note == (
+        f"!! fake train: 1 keys of the filters' files are not in the release: {tmp_path}/keys:2"
+    )
+
+
+@pytest.mark.parametrize("option", [["--summary", "{file}/run.json"], ["--workers", "0"]])
+def test_options_that_cannot_be_used_are_refused_before_anything_is_written(
+    miniature: tuple[Path, object], tmp_path: Path, option: list[str]
+) -> None:
+    source = ["--dataset", "prw", "--source", str(miniature[0] / "prw")]
+    (tmp_path / "file").write_text("")
+    option = [part.format(file=tmp_path / "file") for part in option]
+    with pytest.raises((UserError, SystemExit)):
+        main(["write", *source, "--out", str(tmp_path / "out"), *option])
+    assert not (tmp_path / "out").exists()

@@ -134,6 +134,7 @@ def test_a_killed_try_leaves_nothing_that_counts(tmp_path: Path) -> None:
         write_shard(job)
     (out / "shards/v1/s000000.parquet").unlink()  # killed before the last index
     (out / "shards/v1/s000001.tar").write_bytes(b"killed before its index")
+    (out / "shards/v1/000007.tar").write_bytes(b"of a run with smaller shards")
     retry(whole)
     assert verify(str(out)).problems == []
     retry(replace(whole, out=str(tmp_path / "undisturbed")))
@@ -175,3 +176,68 @@ def test_a_set_that_was_forgotten_from_is_not_written_anew_without_its_manifest(
     (out / MANIFEST).write_bytes(b"{}")
     with pytest.raises(UserError, match="would bring back who was forgotten"):
         prepare(request(crops, out))
+
+
+def test_who_was_forgotten_does_not_come_back_by_a_killed_try(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    whole = request(mended(crops, "0002", "0007"), out)
+    killed = prepare_retry(whole)
+    assert killed is not None
+    for job in killed.jobs():
+        write_shard(job)
+    forget(str(out), (), {crops.samples[2].key})
+    assert not list(out.glob("shards/v*/s*"))
+    with pytest.raises(UserError, match="was changed while the job ran"):
+        killed.finish()
+    last = retry(whole)
+    assert (last.samples, last.quarantined, last.forgotten) == (10, 1, 1)
+    assert crops.samples[2].key not in keys(str(out))
+
+
+def test_a_try_after_an_interrupted_forget_is_refused(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    old = (out / QUARANTINE).read_bytes()
+    forget(str(out), (), {crops.samples[2].key})
+    (out / QUARANTINE).write_bytes(old)  # as if it had been killed after the manifest
+    with pytest.raises(UserError, match="If `forget` was interrupted here, run it again"):
+        prepare_retry(request(mended(crops, "0002"), out))
+    shutil.copy(out / "shards/v0/000000-g1.tar", out / "shards/v0/000000.tar")
+    with pytest.raises(UserError, match="what an interrupted `forget` left"):
+        prepare(request(crops, out))
+
+
+def test_a_run_that_began_before_a_forget_cannot_put_the_old_generation_back(
+    tmp_path: Path,
+) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    one = request(crops, out)
+    write(one)
+    stale = prepare(one)
+    forget(str(out), (), {crops.samples[0].key})
+    with pytest.raises(UserError, match="was forgotten from while the job ran"):
+        finish(Location(one.out), stale.plan, crops, stale.listing)
+    assert ShardSet(str(out)).manifest.generation == 1
+
+
+def test_a_broken_supplement_sends_its_samples_back_to_quarantine(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    whole = request(mended(crops, "0002", "0007"), out)
+    retry(whole)
+    (out / "shards/v1/s000000.tar").write_bytes(b"cut short")
+    again = write(whole)
+    assert (again.samples, again.quarantined) == (9, 3)
+    assert verify(str(out)).problems == []
+    assert retry(whole).samples == 11
+
+
+def test_a_source_that_says_otherwise_of_a_quarantined_sample_is_refused(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    changed = mended(crops, "0002")
+    stranger = changed.samples[2].persons[0].model_copy(update={"identity": "train:999"})
+    changed.samples[2] = replace(changed.samples[2], persons=(stranger,))
+    with pytest.raises(UserError, match="says otherwise of 0002"):
+        prepare_retry(request(changed, out))

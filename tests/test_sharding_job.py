@@ -123,7 +123,7 @@ def test_a_rerun_replaces_what_is_lost_or_cut_short(
     (damaged / "shards/v1/000002.tar").unlink()
     (damaged / "shards/v0/000004.tar").write_bytes(b"cut short")
     (damaged / "shards/v0/000005.parquet").write_bytes(b"not an index")
-    (damaged / "shards/v0/.000001.tar.abc.tmp").write_bytes(b"left by a killed writer")
+    (damaged / "shards/v0" / f".000001.tar.{'0' * 32}.tmp").write_bytes(b"left by a killed writer")
     write_set(prepare(crops_request(native, damaged)), cluster)
     assert files(damaged) == files(undisturbed[0])
 

@@ -111,3 +111,63 @@ def test_what_is_written_to_a_bucket_is_there(server: int) -> None:
         assert folder.child("a/b").size() == 7
         with pytest.raises(FileNotFoundError):
             folder.child("c").read()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:PLANTED@host/release.zip",
+        "s3://AKIA:PLAN/TED@bucket/shards",
+        "s3://PLANTED@bucket/shards",
+        "s3://bucket/shards?secret=PLANTED",
+    ],
+)
+def test_a_url_that_may_hold_a_secret_is_refused_without_being_printed(url: str) -> None:
+    with pytest.raises(UserError, match="holds credentials or a query") as refused:
+        Location(url)
+    assert "PLAN" not in str(refused.value)
+
+
+def test_names_with_odd_characters_are_no_secrets() -> None:
+    assert Location("s3://bucket/a@b:c.jpg").scheme == "s3"
+    assert Location("abfs://container@account.dfs.core.windows.net/shards").scheme == "abfs"
+    with pytest.raises(UserError, match="is not a URL"):
+        Location("s3://[bucket/shards")
+
+
+def test_sweeping_removes_what_dead_writers_left_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = tmp_path / f".000000.tar.{'0' * 32}.tmp"
+    dead.write_bytes(b"left")
+    (tmp_path / ".draft.tmp").write_bytes(b"the user's")
+    (tmp_path / f".folder.{'1' * 32}.tmp").mkdir()
+    root = Location(str(tmp_path))
+    with root.child("live.tar").replacement() as live:
+        live.file.write(b"being written")
+        root.sweep()
+        live.publish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".draft.tmp",
+        f".folder.{'1' * 32}.tmp",
+        "live.tar",
+    ]
+    dead.write_bytes(b"left")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    root.sweep()
+    assert not dead.exists()
+
+
+def test_a_store_that_shows_no_uploads_does_not_end_a_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden(self: Location) -> None:
+        raise PermissionError("AccessDenied")
+
+    monkeypatch.setattr(Location, "_end_uploads", forbidden)
+    Location("s3://bucket/shards").sweep()
+    assert "cannot look for leftovers of killed writers: AccessDenied" in capsys.readouterr().err

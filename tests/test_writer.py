@@ -209,11 +209,15 @@ def test_lasting_bad_luck_leaves_nothing_behind(tmp_path: Path, unlucky: Unlucky
     assert files(tmp_path / "out") == {}
 
 
-def test_a_vanished_file_is_quarantined_and_a_vanished_source_is_not(
+def test_a_few_vanished_files_are_quarantined_and_a_vanished_source_is_not(
     tmp_path: Path, unlucky: Unlucky
 ) -> None:
     unlucky.failures, unlucky.error = 1, FileNotFoundError("0003")
-    assert counts(job(unlucky, tmp_path / "out")) == (4, 1)
+    with pytest.raises(OSError, match="1 of the shard's 5 images have gone"):
+        write_shard(job(unlucky, tmp_path / "out"))
+    assert files(tmp_path / "out") == {}
+    unlucky.failures = 1
+    assert counts(job(unlucky, tmp_path / "out", max_missing=0.2)) == (4, 1)
     unlucky.failures = 1
     there = job(unlucky, tmp_path / "out")
     gone = replace(there.conversion, source=Source(str(tmp_path / "unmounted")))

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,18 +29,17 @@ from pipeline.shards import (
     index_name,
     protocol_name,
     sha256,
-    tar_name,
 )
 from pipeline.store import Location
 from sharding.accounting import account_shard, add_up
 from sharding.index import WrittenIndex, read_indexes
-from sharding.upkeep.rewrite import checked, first_name, protocol_without, rewrite
+from sharding.output import unlisted
+from sharding.upkeep.rewrite import checked, protocol_without, rewrite
 from sharding.writer import parquet_bytes
 
 WRITERS = 4
 """Shards that are rewritten at a time; of a store's, each lies on the disk meanwhile."""
 
-OF_A_SHARD = re.compile(r"shards/v\d+/(s?\d+)(?:-g\d+)?\.(?:tar|parquet)")
 BESIDE = re.compile(r"(?:quarantine|protocols/[^/]+)\.parquet\.g\d+")
 
 
@@ -94,25 +92,16 @@ class _Found:
     shards: frozenset[str]
 
 
-def read_names(path: str) -> dict[str, str]:
-    """Names of a file, one a line, and where they stand (`FILE:7`); `#` begins a comment line.
-
-    Raises UserError.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"cannot read the names in {path}: {error}") from None
-    named = {line.strip(): f"{path}:{number}" for number, line in enumerate(lines, start=1)}
-    return {name: place for name, place in named.items() if name and not name.startswith("#")}
-
-
 def forget(url: str, identities: Collection[str], keys: Collection[str]) -> Forgetting:
     """Forgets every sample that shows one of `identities` or has one of `keys`, in every variant.
 
     Raises UserError if none of the names is in the set, or something in the set is damaged.
     """
-    shard_set = ShardSet(url)
+    with Location(url).exclusive():
+        return _forget(ShardSet(url), identities, keys)
+
+
+def _forget(shard_set: ShardSet, identities: Collection[str], keys: Collection[str]) -> Forgetting:
     shard_set.location.sweep()
     removed = _settle(shard_set)
     found = _search(shard_set, identities, keys)
@@ -123,10 +112,23 @@ def forget(url: str, identities: Collection[str], keys: Collection[str]) -> Forg
             raise UserError(_nothing_found(shard_set, len(names)))
         return Forgetting(shard_set.manifest, 0, 0, removed, len(names), unknown)
     child = _write_beside(shard_set, found, identities)
-    shard_set.location.child(MANIFEST).write(child.to_json())
-    removed += _settle(ShardSet(url))
+    _replace_manifest(shard_set, child)
+    removed += _settle(ShardSet(shard_set.url))
     samples = child.forgotten - shard_set.manifest.forgotten
     return Forgetting(child, samples, len(found.shards), removed, len(names), unknown)
+
+
+def _replace_manifest(shard_set: ShardSet, child: Manifest) -> None:
+    """Raises UserError if another process was here meanwhile, which a store cannot prevent."""
+    root = shard_set.location
+    files = {file for shard in child.shards for file in shard.files}
+    same = ShardSet(shard_set.url).manifest_sha256 == shard_set.manifest_sha256
+    if not same or not files <= set(root.list_files()):
+        raise UserError(
+            f"{root.url} was changed by another process meanwhile, and nothing was forgotten. See that none "
+            "is writing there, and run this again."
+        )
+    root.child(MANIFEST).write(child.to_json())
 
 
 def _nothing_found(shard_set: ShardSet, asked: int) -> str:
@@ -143,17 +145,12 @@ def _settle(shard_set: ShardSet) -> int:
     root, manifest = shard_set.location, shard_set.manifest
     files = root.list_files()
     for name, expected in _hashes(manifest).items():
-        if (beside := _beside(name, manifest.generation)) in files:
-            data = root.child(beside).read()
+        if (staged := _beside(name, manifest.generation)) in files:
+            data = root.child(staged).read()
             if sha256(data) == expected:
                 root.child(name).write(data)
-    listed = {name for shard in manifest.shards for name in _shard_files(shard)}
-    known = {first_name(shard.name) for shard in manifest.shards}
-    superfluous = [name for name in files if BESIDE.fullmatch(name)]
-    for name in files:
-        match = OF_A_SHARD.fullmatch(name)
-        if match and match[1] in known and name not in listed:
-            superfluous.append(name)
+    beside = [name for name in files if BESIDE.fullmatch(name)]
+    superfluous = [*beside, *unlisted(root, manifest)]
     for name in superfluous:
         root.child(name).remove()
     return len(superfluous)
@@ -167,10 +164,6 @@ def _hashes(manifest: Manifest) -> dict[str, str]:
 
 def _beside(name: str, generation: int) -> str:
     return f"{name}.g{generation}"
-
-
-def _shard_files(shard: Shard) -> tuple[str, str]:
-    return tar_name(shard.variant, shard.name), index_name(shard.variant, shard.name)
 
 
 def _search(shard_set: ShardSet, identities: Collection[str], keys: Collection[str]) -> _Found:

@@ -33,7 +33,7 @@ def rewrite(root: Location, shard: Shard, keys: frozenset[str], generation: int)
     name = index_name(shard.variant, shard.name)
     written = checked(root, name, shard, read_index(root.child(name)))
     rows = [_tombstone(row) if row["key"] in keys else row for row in written.table.to_pylist()]
-    new_name = f"{first_name(shard.name)}-g{generation}"
+    new_name = f"{shard.name.partition('-')[0]}-g{generation}"
     with TarWriter(root.child(tar_name(shard.variant, new_name))) as tar:
         _copy_members(root, shard, rows, tar)
         tar.publish()
@@ -95,11 +95,6 @@ def protocol_without(
     table = read_parquet(data)
     asked = pc.is_in(table["identity"], pa.array(sorted(identities), pa.string()))
     return parquet_bytes(restrict(table.filter(pc.invert(asked)), known))
-
-
-def first_name(shard: str) -> str:
-    """`000003` of `000003-g2`."""
-    return shard.partition("-")[0]
 
 
 def checked(root: Location, name: str, shard: Shard, written: WrittenIndex | None) -> WrittenIndex:
