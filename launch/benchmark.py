@@ -1,0 +1,49 @@
+"""Figures of this machine against targets: python launch/benchmark.py sharding [--planning] [--json FILE]"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from launch.benchmarks.measure import Row, as_json, markdown
+from pipeline.errors import run_command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as folder:
+        rows = options.command(options, Path(folder))
+    print(markdown(rows))
+    if options.json:
+        options.json.write_text(json.dumps(as_json(rows), indent=1) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="WHAT")
+    sharding = commands.add_parser("sharding", help="the sharding job, on generated releases")
+    sharding.add_argument(
+        "--planning", action="store_true", help="plan 4.2 million crops too: minutes, 2 GB of disk"
+    )
+    sharding.set_defaults(command=_sharding)
+    for command in commands.choices.values():
+        command.add_argument(
+            "--json", type=Path, metavar="FILE", help="where to write them as JSON"
+        )
+        command.add_argument(
+            "--folder", metavar="DIR", help="on the disk to be measured; default: /tmp"
+        )
+    return parser
+
+
+def _sharding(options: argparse.Namespace, folder: Path) -> list[Row]:
+    from launch.benchmarks import bench, planning, sharding  # Ray takes seconds to import
+
+    rows = sharding.run(folder / "job", bench.FULL)
+    if options.planning:
+        rows += planning.planning_rows(folder / "planning", planning.COUNT)
+    return rows
+
+
+if __name__ == "__main__":
+    run_command(main)
