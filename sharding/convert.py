@@ -140,7 +140,9 @@ def _recoded(job: Conversion, sample: SourceSample, image: CodedImage) -> Member
         extra={**sample.extra, "source_size": [image.width, image.height]},
     )
     quality = int((job.config.recode or "").removeprefix("jpeg:"))
-    jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420", fastdct=False)
+    jpeg = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels), quality, "RGB", "420", fastdct=False
+    )
     return Member(jpeg, "jpg", annotation, annotation.to_json())
 
 

@@ -9,9 +9,11 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.shards import MANIFEST, QUARANTINE, Manifest, read_parquet, sha256
+from pipeline.shards import MANIFEST, Manifest, index_name
 from pipeline.store import Location
+from sharding.accounting import account_shard, add_up
 from sharding.datasets.base import Listing, SourceSample
+from sharding.index import read_indexes
 from sharding.output import (
     complete,
     find_manifest,
@@ -102,7 +104,7 @@ def prepare_retry(request: SetRequest) -> PreparedRetry | None:
         return None
     listing = request.adapter.list_samples(request.source, request.split)
     _refuse_changes(request, manifest, listing)
-    rows = {row["key"]: row for row in _read_quarantine(out, manifest)}
+    rows = _quarantined(out, manifest)
     samples: dict[str, SourceSample] = {}
     for sample in listing.samples:
         if sample.key in rows:
@@ -114,15 +116,19 @@ def prepare_retry(request: SetRequest) -> PreparedRetry | None:
     return PreparedRetry(request, manifest, tuple(samples[key] for key in sorted(samples)))
 
 
-def _read_quarantine(out: Location, manifest: Manifest) -> list[dict[str, Any]]:
-    data = out.child(QUARANTINE).read()
-    if sha256(data) != manifest.quarantine_sha256:
-        raise UserError(
-            f"{out.url}/{QUARANTINE} is not the one that {MANIFEST} names. If `forget` was interrupted "
-            f"here, run it again with the same names; else `python -m sharding verify {out.url}` tells more."
-        )
-    rows: list[dict[str, Any]] = read_parquet(data).to_pylist()
-    return rows
+def _quarantined(out: Location, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Rows by key, from the indexes: what a killed run left beside them decides nothing."""
+    shards = first_shards(manifest)
+    names = [index_name(shard.variant, shard.name) for shard in shards]
+    accounts = []
+    for shard, (name, written) in zip(shards, read_indexes(out, names), strict=True):
+        if written is None or written.sha256 != shard.index_sha256:
+            raise UserError(
+                f"{out.url}/{name} is not the index that {MANIFEST} names: `python -m sharding verify "
+                f"{out.url}` tells what else is wrong."
+            )
+        accounts.append(account_shard(shard, written.table))
+    return {row["key"]: row for row in add_up(accounts).quarantine.to_pylist()}
 
 
 def _refuse_changes(request: SetRequest, manifest: Manifest, listing: Listing) -> None:

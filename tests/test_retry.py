@@ -195,14 +195,15 @@ def test_who_was_forgotten_does_not_come_back_by_a_killed_try(tmp_path: Path) ->
     assert crops.samples[2].key not in keys(str(out))
 
 
-def test_a_try_after_an_interrupted_forget_is_refused(tmp_path: Path) -> None:
+def test_an_interrupted_forget_brings_nobody_back(tmp_path: Path) -> None:
     crops, out = broken_crops(), tmp_path / "out"
     write(request(crops, out))
     old = (out / QUARANTINE).read_bytes()
     forget(str(out), (), {crops.samples[2].key})
     (out / QUARANTINE).write_bytes(old)  # as if it had been killed after the manifest
-    with pytest.raises(UserError, match="If `forget` was interrupted here, run it again"):
-        prepare_retry(request(mended(crops, "0002"), out))
+    again = prepare_retry(request(mended(crops, "0002", "0007"), out))
+    assert again is not None
+    assert [sample.locator for sample in again.samples] == ["0007", "0009"]
     shutil.copy(out / "shards/v0/000000-g1.tar", out / "shards/v0/000000.tar")
     with pytest.raises(UserError, match="what an interrupted `forget` left"):
         prepare(request(crops, out))
@@ -241,3 +242,14 @@ def test_a_source_that_says_otherwise_of_a_quarantined_sample_is_refused(tmp_pat
     changed.samples[2] = replace(changed.samples[2], persons=(stranger,))
     with pytest.raises(UserError, match="says otherwise of 0002"):
         prepare_retry(request(changed, out))
+
+
+def test_a_try_killed_between_quarantine_and_manifest_is_tried_again(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    manifest = (out / MANIFEST).read_bytes()
+    whole = request(mended(crops, "0002"), out)
+    last = retry(whole)
+    (out / MANIFEST).write_bytes(manifest)
+    assert retry(whole) == last
+    assert verify(str(out)).problems == []
