@@ -8,35 +8,45 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import object_store
 import pytest
+import s3fs
 from crash.proxy import Proxy, proxy_to
 from crash.runs import Job, files, session_of
 from object_store import open_uploads, s3_environment, s3_server
+from stores import ceph
 
+from pipeline.store import Location
 from sharding.upkeep.verify import verify
 
 SEEDS = range(int(os.environ.get("CRASH_STORE_SEEDS", "10")))
 SENT = 500_000
 """Bytes that a run sends to the store at least."""
 FAULT_S = 3.0
-SET = "s3://bucket/set"
+
+
+@pytest.fixture(scope="module", params=["rclone", "ceph"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[int, str, str]]:
+    """Port, secret and key of a store with a bucket."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "rclone":
+        (folder / "bucket").mkdir()
+        with s3_server(folder) as port:
+            yield port, object_store.SECRET, object_store.KEY
+    else:
+        with ceph.ceph(folder / "c") as cluster:
+            with s3_environment(cluster.port, ceph.SECRET, ceph.KEY):
+                s3fs.S3FileSystem().call_s3("create_bucket", Bucket="bucket")
+            yield cluster.port, ceph.SECRET, ceph.KEY
 
 
 @pytest.fixture
-def bucket(tmp_path: Path) -> Path:
-    folder = tmp_path / "store/bucket"
-    folder.mkdir(parents=True)
-    return folder
-
-
-@pytest.fixture
-def proxy(bucket: Path) -> Iterator[Proxy]:
+def proxy(server: tuple[int, str, str]) -> Iterator[Proxy]:
     """What stands between the job and its store."""
-    with (
-        s3_server(bucket.parent) as port,
-        proxy_to(port) as proxy,
-        s3_environment(proxy.port),
-    ):
+    port, secret, key = server
+    with proxy_to(port) as proxy, s3_environment(proxy.port, secret, key):
         yield proxy
 
 
@@ -44,13 +54,13 @@ def proxy(bucket: Path) -> Iterator[Proxy]:
 def test_a_rerun_ends_in_the_bytes_of_an_undisturbed_run(
     seed: int,
     job_to: Callable[..., Job],
-    bucket: Path,
     proxy: Proxy,
     undisturbed: dict[str, bytes],
 ) -> None:
     rng = random.Random(seed)
     kind = ("cut", "refuse", "swallow", "kill driver", "kill worker")[seed % 5]
-    job = job_to(SET)
+    url = f"s3://bucket/set-{seed}"
+    job = job_to(url)
     with job.started() as process:
         proxy.faults.delay_s = rng.choice((0.0, 0.002, 0.01))
         proxy.faults.on_cut = lambda: strike(kind, proxy, process.pid)
@@ -61,9 +71,10 @@ def test_a_rerun_ends_in_the_bytes_of_an_undisturbed_run(
     if code:
         ended = job.run()
         assert ended.code == 0, ended.output
-    assert verify(SET).problems == []
+    assert verify(url).problems == []
     assert open_uploads("bucket") == []
-    assert files(bucket / "set") == undisturbed
+    out = Location(url)
+    assert {name: out.child(name).read() for name in out.list_files()} == undisturbed
     job.reap()
     assert files(job.temporary) == {}
 
