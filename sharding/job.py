@@ -55,13 +55,10 @@ def write_sets(
         return [_outcome(one, cluster) for one in prepared]
 
 
-def write_set(prepared: PreparedSet, cluster: Cluster) -> Manifest:
-    """Writes the shards that are not there yet, then the manifest. Raises ShardsFailed."""
-    return _write(prepared, cluster, _Tally())
-
-
 @dataclass
-class _Tally:
+class Tally:
+    """What a run wrote of a set, however far it came."""
+
     shards: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
@@ -73,10 +70,10 @@ class _Tally:
 
 
 def _outcome(prepared: PreparedSet | PreparedRetry, cluster: Cluster) -> SetOutcome:
-    started, tally = time.monotonic(), _Tally()
+    started, tally = time.monotonic(), Tally()
     manifest, error = None, None
     try:
-        manifest = _write(prepared, cluster, tally)
+        manifest = write_set(prepared, cluster, tally)
     except (UserError, OSError) as failure:
         error = f"{prepared.name}: {failure}" if isinstance(failure, OSError) else str(failure)
     planned = len(prepared.plan.shards) if isinstance(prepared, PreparedSet) else 0
@@ -94,7 +91,11 @@ def _outcome(prepared: PreparedSet | PreparedRetry, cluster: Cluster) -> SetOutc
     )
 
 
-def _write(prepared: PreparedSet | PreparedRetry, cluster: Cluster, tally: _Tally) -> Manifest:
+def write_set(
+    prepared: PreparedSet | PreparedRetry, cluster: Cluster, tally: Tally | None = None
+) -> Manifest:
+    """Writes the shards that are not there yet, then the manifest. Raises ShardsFailed."""
+    tally = tally or Tally()
     if isinstance(prepared, PreparedRetry):
         total, done = len(prepared.samples), 0
         finishing: Callable[[], Manifest] = prepared.finish
@@ -119,7 +120,7 @@ def _finishing(prepared: PreparedSet) -> Callable[[], Manifest]:
 
 
 def _run(
-    jobs: Iterable[ShardJob], cluster: Cluster, tally: _Tally, progress: Progress
+    jobs: Iterable[ShardJob], cluster: Cluster, tally: Tally, progress: Progress
 ) -> dict[str, str]:
     """A task a shard; the names of failed ones with the reason."""
     failures = {}
