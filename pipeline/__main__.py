@@ -7,7 +7,8 @@ from pathlib import Path
 from pipeline.config import load_config
 from pipeline.errors import UserError, run_command
 from pipeline.prove import prove_resume
-from pipeline.stream import Stream, StreamConfig
+from pipeline.settings import StreamConfig
+from pipeline.stream import Stream
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,7 +4,6 @@ import json
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock
 
 from pipeline.errors import UserError
 
@@ -26,7 +25,7 @@ class BadRecord:
 
 
 class Ledger:
-    """Shared by the threads of a stream. With a `path`, each record is appended there as a JSON line."""
+    """In the order of the positions. With a `path`, each record is appended there as a JSON line."""
 
     def __init__(self, most_bad: float, path: Path | None = None) -> None:
         self.recent: deque[BadRecord] = deque(maxlen=KEPT_IN_MEMORY)
@@ -36,22 +35,20 @@ class Ledger:
         """Unusable ones."""
         self._most_bad = most_bad
         self._path = path
-        self._lock = Lock()
 
     def count(self, dataset: str) -> None:
-        with self._lock:
-            self.decoded[dataset] += 1
+        """A usable sample."""
+        self.decoded[dataset] += 1
 
     def add(self, record: BadRecord) -> None:
         """Raises UserError once the dataset's share of bad samples is above the limit."""
-        with self._lock:
-            self.recent.append(record)
-            self.bad[record.dataset] += 1
-            bad = self.bad[record.dataset]
-            seen = bad + self.decoded[record.dataset]
-            if self._path is not None:
-                with open(self._path, "a") as file:
-                    file.write(json.dumps(asdict(record)) + "\n")
+        self.recent.append(record)
+        self.bad[record.dataset] += 1
+        bad = self.bad[record.dataset]
+        seen = bad + self.decoded[record.dataset]
+        if self._path is not None:
+            with open(self._path, "a") as file:
+                file.write(json.dumps(asdict(record)) + "\n")
         if bad > ALWAYS_TOLERATED and bad > self._most_bad * seen:
             raise UserError(
                 f"{bad} of {seen} samples of {record.dataset} were unusable, more than the stream's "

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.batch import Batch, Images, View
-from pipeline.task import Rendered, TaskName, TaskStream
+from pipeline.ledger import Ledger
+from pipeline.render import TaskName
+from pipeline.task import Rendered, TaskStream
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,10 @@ class Batches:
         threads: int,
         prefetch: int,
         stats: LoaderStats,
+        ledger: Ledger,
     ) -> None:
-        self._tasks, self._parts, self._prefetch, self._stats = tasks, parts, prefetch, stats
+        self._tasks, self._parts, self._prefetch = tasks, parts, prefetch
+        self._stats, self._ledger = stats, ledger
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream")
         self._pending: deque[_PendingBatch] = deque()
 
@@ -55,7 +59,7 @@ class Batches:
             raise StopIteration
         began = time.perf_counter()
         try:
-            batch = self._pending.popleft().result()
+            batch = self._pending.popleft().result(self._ledger)
         except BaseException:
             self.close()
             raise
@@ -113,8 +117,12 @@ class _PendingImages:
     pixels: tuple[Tensor, Tensor]
     futures: list[Future[Rendered]]
 
-    def result(self) -> Images:
+    def result(self, ledger: Ledger) -> Images:
         rendered = [future.result() for future in self.futures]
+        for one in rendered:
+            for record in one.replaced:
+                ledger.add(record)
+            ledger.count(one.dataset)
         counts = [len(one.identity) for one in rendered]
         first, second = (
             View(
@@ -141,8 +149,8 @@ class _PendingBatch:
     step: int
     images: dict[TaskName, _PendingImages] = field(default_factory=dict)
 
-    def result(self) -> Batch:
-        done = {name: pending.result() for name, pending in self.images.items()}
+    def result(self, ledger: Ledger) -> Batch:
+        done = {name: pending.result(ledger) for name, pending in self.images.items()}
         return Batch(self.step, done.get("detection"), done.get("reid"))
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from pipeline.batch import Images
 from pipeline.digest import SampleDigest
-from pipeline.stream import Stream, StreamConfig
+from pipeline.settings import StreamConfig
+from pipeline.stream import Stream
 
 TASKS = ("scene", "canvas")
 

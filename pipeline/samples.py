@@ -1,8 +1,7 @@
 """Samples out of a shard set: indexes and tars are opened when a sample of theirs is wanted."""
 
-import os
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 from pipeline.annotation import Annotation
 from pipeline.cache import Cache
 from pipeline.errors import UserError
-from pipeline.shards import OK, QUARANTINED, Shard, ShardSet, index_name
-from pipeline.store import Location
+from pipeline.shards import OK, QUARANTINED, ShardSet, index_name
+from pipeline.tars import Tars
 
 OPEN_SHARDS = 64
 """Enough for reading here and there."""
@@ -23,6 +22,15 @@ SPAN_SLACK = 4096
 
 class BadSample(Exception):
     """A sample that cannot be used; the message says why."""
+
+
+class Sample(NamedTuple):
+    """As it is stored."""
+
+    annotation: Annotation
+    image: bytes
+    """Coded."""
+    image_type: str
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,7 @@ class SampleReader:
         self.slots = tuple(shard.slots for shard in self._shards[0])
         # Twice: runs come from the first variant, whichever is read.
         self._indexes: Cache[tuple[int, int], ShardIndex] = Cache(2 * open_shards)
-        self._tars: Cache[tuple[int, int], _Tar] = Cache(open_shards)
-        self._checked: set[tuple[int, int]] = set()
+        self._tars = Tars(shard_set, open_shards)
         for shards in self._shards:
             if [shard.name for shard in shards] != [shard.name for shard in self._shards[0]]:
                 raise UserError(
@@ -77,8 +84,8 @@ class SampleReader:
         offset = int(self.index(variant, shard).members[slot, 0])
         return self.shard_set.tar(self._shards[variant][shard]).url, offset
 
-    def read(self, variant: int, shard: int, slot: int) -> tuple[Annotation, bytes, str]:
-        """Annotation, coded image and its type. Raises BadSample."""
+    def read(self, variant: int, shard: int, slot: int) -> Sample:
+        """Raises BadSample."""
         index = self.index(variant, shard)
         if not index.ok[slot]:
             raise BadSample("forgotten or quarantined")
@@ -90,13 +97,13 @@ class SampleReader:
             raise BadSample(f"invalid annotation: {str(error).splitlines()[0]}") from None
         if record.key != key:
             raise BadSample(f"the tar holds {record.key!r} where the index says {key!r}")
-        return record, image, image_type
+        return Sample(record, image, image_type)
 
     def _read_members(
         self, variant: int, shard: int, members: NDArray[np.int64]
     ) -> tuple[bytes, bytes]:
         image_start, image_size, json_start, json_size = map(int, members)
-        tar = self._tars.get((variant, shard), lambda: self._open_tar(variant, shard))
+        tar = self._tars.get(self._shards[variant][shard])
         start = min(image_start, json_start)
         end = max(image_start + image_size, json_start + json_size)
         if end - start <= image_size + json_size + SPAN_SLACK:
@@ -140,53 +147,6 @@ class SampleReader:
                 f"{self.shard_set.url}/{name} is missing, though the manifest names it. Bring it back, or "
                 "run the sharding job again."
             ) from None
-
-    def _open_tar(self, variant: int, shard: int) -> "_Tar":
-        record = self._shards[variant][shard]
-        location = self.shard_set.tar(record)
-        try:
-            if (variant, shard) not in self._checked:
-                self._check_size(location, record)
-                self._checked.add((variant, shard))
-            return _LocalTar(location) if location.is_local else _RemoteTar(location)
-        except FileNotFoundError:
-            raise UserError(
-                f"{location.url} is missing, though the manifest names it. Bring it back, or run the "
-                "sharding job again."
-            ) from None
-
-    def _check_size(self, location: Location, record: Shard) -> None:
-        size = location.size()
-        if size != record.tar_bytes:
-            raise UserError(
-                f"{location.url} has {size} bytes, but the manifest says {record.tar_bytes}: it was cut "
-                f"or exchanged. `python -m sharding verify {self.shard_set.url}` tells what else is wrong."
-            )
-
-
-class _Tar(Protocol):
-    def read(self, start: int, end: int) -> bytes: ...
-
-
-class _LocalTar:
-    """Reads by pread: no shared file position, and the interpreter is free meanwhile."""
-
-    def __init__(self, location: Location) -> None:
-        self._file = os.open(location.path, os.O_RDONLY)
-
-    def read(self, start: int, end: int) -> bytes:
-        return os.pread(self._file, end - start, start)
-
-    def __del__(self) -> None:
-        os.close(self._file)
-
-
-class _RemoteTar:
-    def __init__(self, location: Location) -> None:
-        self._location = location
-
-    def read(self, start: int, end: int) -> bytes:
-        return self._location.read(start, end)
 
 
 def _column(table: pa.Table, name: str) -> pa.StringArray:

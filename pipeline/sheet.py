@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.annotation import Annotation
 from pipeline.decode import DecodeError
 from pipeline.page import Html, contact_sheet, sample_picture
-from pipeline.samples import BadSample, SampleReader
+from pipeline.samples import BadSample, Sample, SampleReader
 
 
-def spread_samples(reader: SampleReader, count: int) -> Iterator[tuple[Annotation, bytes, str]]:
-    """Up to `count` samples (annotation, coded image, its type) of the first variant; unusable ones
+def spread_samples(reader: SampleReader, count: int) -> Iterator[Sample]:
+    """Up to `count` samples of the first variant; unusable ones
     are passed over. The same ones in every call.
     """
     starts = np.concatenate([[0], np.cumsum(reader.slots)])

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import load_config, parse_config
 from pipeline.errors import UserError
-from pipeline.stream import StreamConfig
+from pipeline.settings import StreamConfig
 
 
 def message_of(text: str, tmp_path: Path, section: str | None = "stream") -> str:

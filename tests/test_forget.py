@@ -16,6 +16,7 @@ from object_store import s3_environment, s3_server
 
 from pipeline.errors import UserError
 from pipeline.replacement import LocalReplacement
+from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.shards import (
     FORGOTTEN,
     MANIFEST,
@@ -29,7 +30,7 @@ from pipeline.shards import (
     tar_name,
 )
 from pipeline.store import Location
-from pipeline.stream import MixtureEntry, Stream, StreamConfig
+from pipeline.stream import Stream
 from sharding.datasets.base import FaultySample
 from sharding.filters import read_names
 from sharding.upkeep.forget import forget

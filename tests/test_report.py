@@ -15,9 +15,10 @@ from launch.reporting.curves import Curves, tenth, trend_table
 from pipeline.config import dump_config
 from pipeline.errors import UserError
 from pipeline.samples import SampleReader
+from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.shards import QUARANTINED, ShardSet
 from pipeline.sheet import sample_sheet, spread_samples
-from pipeline.stream import MixtureEntry, Stream, StreamConfig
+from pipeline.stream import Stream
 from training.checkpoint import State
 from training.features import domain_probe, embed_in_plane, image_features
 from training.run import PretrainConfig, RunFolder, build_model

@@ -12,7 +12,8 @@ from pipeline.digest import SampleDigest
 from pipeline.errors import UserError
 from pipeline.order import Order, Place
 from pipeline.prove import Seen, choose_worlds, first_difference, prove_resume
-from pipeline.stream import Stream, StreamConfig
+from pipeline.settings import StreamConfig
+from pipeline.stream import Stream
 from tests.shardset import simple_set
 
 

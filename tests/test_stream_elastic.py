@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.batch import Batch, Images
 from pipeline.errors import UserError
-from pipeline.stream import MixtureEntry, Stream, StreamConfig
+from pipeline.settings import MixtureEntry, StreamConfig
+from pipeline.stream import Stream
 from tests.shardset import simple_set
 
 STEPS = 6

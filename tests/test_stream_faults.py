@@ -12,11 +12,13 @@ import torch
 from pipeline.annotation import Annotation
 from pipeline.batch import Batch, Use
 from pipeline.errors import UserError
+from pipeline.render import Renderer
 from pipeline.samples import SampleReader
-from pipeline.shards import FORGOTTEN, MANIFEST, QUARANTINED, ShardSet
+from pipeline.settings import MixtureEntry, StreamConfig
+from pipeline.shards import FORGOTTEN, MANIFEST, QUARANTINED, Shard, ShardSet
 from pipeline.store import Location
-from pipeline.stream import MixtureEntry, Stream, StreamConfig
-from pipeline.task import TaskStream
+from pipeline.stream import Stream
+from pipeline.tars import Tar, Tars
 from tests.shardset import Item, canvas_items, scene_items, simple_set, write_shard_set
 
 
@@ -170,7 +172,7 @@ def test_a_fault_of_the_program_names_the_sample(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(TaskStream, "_crop", fail)
+    monkeypatch.setattr(Renderer, "_crop", fail)
     stream = Stream.open(scenes(simple_set(tmp_path, "detection", shards=1, per_shard=6)))
     with pytest.raises(ZeroDivisionError) as caught:
         read(stream, 1)
@@ -286,13 +288,13 @@ def test_shard_sets_that_do_not_fit(tmp_path: Path) -> None:
 def test_an_epoch_opens_no_shard_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In each of 16 lanes it jumps between 12 shards."""
 
-    def open_tar(self: SampleReader, variant: int, shard: int) -> object:
-        opened.append(shard)
-        return honest(self, variant, shard)
+    def open_tar(self: Tars, shard: Shard) -> Tar:
+        opened.append(int(shard.name))
+        return honest(self, shard)
 
     opened: list[int] = []
-    honest = SampleReader._open_tar
-    monkeypatch.setattr(SampleReader, "_open_tar", open_tar)
+    honest = Tars._open_tar
+    monkeypatch.setattr(Tars, "_open_tar", open_tar)
     url = simple_set(tmp_path, "detection", shards=192, per_shard=2)
     stream = Stream.open(scenes(url, scene_batch=16, block=12))
     task = stream.tasks["detection"]

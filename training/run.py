@@ -20,7 +20,8 @@ from pydantic import Field
 from pipeline.config import Config, dump_config, load_config
 from pipeline.errors import UserError
 from pipeline.identities import Identities
-from pipeline.stream import Stream, StreamConfig
+from pipeline.settings import StreamConfig
+from pipeline.stream import Stream
 from training.checkpoint import Checkpoint, CheckpointConfig, Checkpoints, write_atomically
 from training.distributed import rank, same_on_all_ranks
 from training.engine import EngineConfig

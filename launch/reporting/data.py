@@ -10,9 +10,9 @@ from pipeline import page
 from pipeline.errors import UserError
 from pipeline.page import Html
 from pipeline.samples import SampleReader
+from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.shards import QUARANTINE, Manifest, ShardSet, read_parquet
 from pipeline.sheet import sample_sheet
-from pipeline.stream import MixtureEntry, StreamConfig
 from training.model.norm import Kind
 
 SHOWN_FAULTS = 20

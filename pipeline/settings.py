@@ -1,0 +1,75 @@
+"""The settings of a stream, as `stream:` in a run file has them."""
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.augment import AugmentConfig
+from pipeline.config import Config
+from pipeline.errors import UserError
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class MixtureEntry(Config):
+    """A shard set and its share of the draws."""
+
+    shards: str
+    """URL of the shard set."""
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Its draws against those of the others; only ratios matter."""
+
+
+class StreamConfig(Config):
+    """What is streamed. All but `threads`, `prefetch` and `max_bad_share` decides what comes when."""
+
+    seed: int = 0
+    """Of the order and of the augmentation."""
+    scenes: tuple[MixtureEntry, ...] = ()
+    """Shard sets of whole scenes: detection, or search."""
+    canvases: tuple[MixtureEntry, ...] = ()
+    """Shard sets of re-ID crops on canvases."""
+    scene_batch: Count = 0
+    """Scenes in a step, over all ranks and micro-steps; 0: no scenes."""
+    canvas_batch: Count = 0
+    """Canvases in a step, over all ranks and micro-steps; 0: no canvases."""
+    scene_size: tuple[Positive, Positive] = (416, 736)
+    """Height and width of a scene's views."""
+    canvas_size: tuple[Positive, Positive] = (384, 192)
+    """Height and width of a canvas's views."""
+    canvas_group: Positive = 2
+    """Canvases drawn together from one dataset: crops of one identity, where shards hold such runs."""
+    lanes: Positive | None = None
+    """Parts of a batch with shards of their own; default: the largest divisor of a batch up to 64."""
+    block: Positive = 4
+    """Shards shuffled together."""
+    views: AugmentConfig = AugmentConfig()
+    """How the two views of an image are made."""
+    threads: Positive = 2
+    """Threads that read, decode and augment, in every rank."""
+    prefetch: Positive = 2
+    """Micro-batches made ahead."""
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of a dataset's samples that may be unusable before the stream stops."""
+
+
+def check_sizes(config: StreamConfig, slices: int) -> None:
+    """Raises UserError unless `slices` (world size x accumulation) divides both batches."""
+    sizes = {"scene_batch": config.scene_batch, "canvas_batch": config.canvas_batch}
+    if not any(sizes.values()):
+        raise UserError("the stream is empty: set scene_batch, canvas_batch, or both.")
+    common = math.gcd(*sizes.values())
+    if common % slices:
+        fitting = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        batches = " and ".join(f"{name} {size}" for name, size in sizes.items() if size)
+        raise UserError(
+            f"world size x accumulation is {slices}, which does not divide {batches}. "
+            f"It can be {fitting}; or change the batch."
+        )
+    if config.canvas_batch % config.canvas_group:
+        raise UserError(
+            f"canvas_batch {config.canvas_batch} is not a multiple of canvas_group "
+            f"{config.canvas_group}: a group would be torn over two batches."
+        )
