@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic.dataclasses import dataclass as validated_dataclass
 
 from pipeline.annotation import Task
 from pipeline.errors import UserError
@@ -99,8 +100,9 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Shard(_Record):
-    """One tar of one variant."""
+@validated_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Shard:
+    """One tar of one variant. With slots: a manifest of 100,000 shards is read by every rank."""
 
     name: str
     """`000000`, the same in all variants."""
@@ -169,6 +171,8 @@ class Manifest(_Record):
     generation: int = 0
     parent: str | None = None
     """sha256 of the manifest that this generation was made from."""
+    root: str | None = None
+    """sha256 of the manifest that the first of these generations was made from: they have its slots."""
 
     def to_json(self) -> bytes:
         """Its last entry is `digest`, the sha256 of all bytes before it."""
@@ -198,8 +202,35 @@ class ShardSet:
     def location(self) -> Location:
         return Location(self.url)
 
+    @property
+    def manifest(self) -> Manifest:
+        return self._loaded[0]
+
+    @property
+    def manifest_sha256(self) -> str:
+        return self._loaded[1]
+
+    @property
+    def root_sha256(self) -> str:
+        """Of the first manifest with these slots: the same for all generations that `forget` made of it."""
+        return self.manifest.root or self.manifest_sha256
+
     @cached_property
-    def manifest_bytes(self) -> bytes:
+    def _loaded(self) -> tuple[Manifest, str]:
+        data = self._read_manifest()
+        try:
+            return Manifest.from_json(data), sha256(data)
+        except ValidationError as error:
+            raise UserError(
+                f"{self.url}/{MANIFEST} is not a manifest of this version: {error.errors()[0]['msg']}"
+            ) from None
+        except ValueError as error:
+            raise DamagedManifest(
+                f"{self.url}/{MANIFEST} is damaged or was edited: {error}. Bring the file back as it was "
+                "written, or run the sharding job again."
+            ) from None
+
+    def _read_manifest(self) -> bytes:
         try:
             return self.location.child(MANIFEST).read()
         except (FileNotFoundError, NotADirectoryError):
@@ -216,24 +247,6 @@ class ShardSet:
             raise UserError(
                 f"cannot reach {self.url} ({error}). Check the URL, the network and the store's settings."
             ) from None
-
-    @cached_property
-    def manifest(self) -> Manifest:
-        try:
-            return Manifest.from_json(self.manifest_bytes)
-        except ValidationError as error:
-            raise UserError(
-                f"{self.url}/{MANIFEST} is not a manifest of this version: {error.errors()[0]['msg']}"
-            ) from None
-        except ValueError as error:
-            raise DamagedManifest(
-                f"{self.url}/{MANIFEST} is damaged or was edited: {error}. Bring the file back as it was "
-                "written, or run the sharding job again."
-            ) from None
-
-    @cached_property
-    def manifest_sha256(self) -> str:
-        return sha256(self.manifest_bytes)
 
     def shards(self, variant: int = 0) -> list[Shard]:
         return [shard for shard in self.manifest.shards if shard.variant == variant]

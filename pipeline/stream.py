@@ -81,7 +81,7 @@ class Stream:
                     "block": task.order.block,
                     "cycle": task.order.mixture.cycle,
                     "sources": [
-                        {"name": r.name, "turns": turns, "manifest": r.shard_set.manifest_sha256}
+                        {"name": r.name, "turns": turns, "manifest": r.shard_set.root_sha256}
                         for r, turns in zip(task.readers, task.order.mixture.counts, strict=True)
                     ],
                 }

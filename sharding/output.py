@@ -1,7 +1,7 @@
 """What lies at an output already, and what is written there last: protocols, quarantine and manifest."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -113,12 +113,17 @@ def complete(
             **account.claims(),
             "shards": tuple(shards),
             "quarantine_sha256": sha256(listed),
+            "root": template.root if _slots(shards) == _slots(template.shards) else None,
         }
     )
     out.child(MANIFEST).write(manifest.to_json())
     for file in unlisted(out, manifest):
         out.child(file).remove()
     return manifest
+
+
+def _slots(shards: Iterable[Shard]) -> list[int]:
+    return [shard.slots for shard in shards]
 
 
 def unlisted(out: Location, manifest: Manifest | None) -> list[str]:

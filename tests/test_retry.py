@@ -102,6 +102,18 @@ def test_a_second_try_goes_on_and_a_rerun_of_the_job_keeps_supplements(tmp_path:
     assert verify(str(out)).problems == []
 
 
+def test_supplements_of_a_later_generation_make_another_set_for_the_stream(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    forget(str(out), set(), {"fake/train/0000"})
+    child = ShardSet(str(out))
+    retry(request(crops, out))
+    assert ShardSet(str(out)).root_sha256 == child.root_sha256 != child.manifest_sha256
+    retry(request(mended(crops, "0002"), out))
+    added = ShardSet(str(out))
+    assert added.root_sha256 == added.manifest_sha256 != child.root_sha256
+
+
 def test_an_image_that_was_missing_and_is_there_now(tmp_path: Path) -> None:
     scenes, out = fake_scenes(8), tmp_path / "out"
     lost = replace(

@@ -5,6 +5,7 @@ import random
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -76,7 +77,7 @@ def manifest_of(out: Path) -> Manifest:
 
 def replace_shard(out: Path, number: int, **update: object) -> None:
     shards = list(manifest_of(out).shards)
-    shards[number] = shards[number].model_copy(update=update)
+    shards[number] = replace(shards[number], **update)
     replace_manifest(out, shards=tuple(shards))
 
 
@@ -129,7 +130,7 @@ def double(out: Path) -> None:
         for name in (tar_name, index_name):
             shutil.copy(out / name(variant, "000001"), out / name(variant, "000009"))
         (shard,) = (s for s in manifest.shards if (s.variant, s.name) == (variant, "000001"))
-        added.append(shard.model_copy(update={"name": "000009"}))
+        added.append(replace(shard, name="000009"))
     replace_manifest(out, shards=(*manifest.shards, *added))
 
 
@@ -150,7 +151,7 @@ def drop_a_sample(out: Path, number: int = 0) -> Shard:
     written = parquet_bytes(pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata(metadata)))
     index.write_bytes(written)
     update = {"tar_bytes": new.size, "tar_sha256": new.sha256, "index_sha256": sha256(written)}
-    return shard.model_copy(update={**update, "planned": len(rows), "ok": len(rows)})
+    return replace(shard, **update, planned=len(rows), ok=len(rows))
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -254,7 +255,7 @@ def add_supplement(out: Path, key: str | None = None) -> None:
             other / tar_name(shard.variant, shard.name), out / tar_name(shard.variant, "s000000")
         )
         new = {"name": "s000000", "index_sha256": sha256(data), "supplement": True}
-        added.append(shard.model_copy(update=new))
+        added.append(replace(shard, **new))
     empty = parquet_bytes(INDEX_SCHEMA.empty_table())
     (out / QUARANTINE).write_bytes(empty)
     sums = {"samples": old.samples + 1, "persons": old.persons + 1, "quarantined": 0}

@@ -228,6 +228,7 @@ def _write_beside(shard_set: ShardSet, found: _Found, identities: Collection[str
         "shards": shards,
         "generation": generation,
         "parent": shard_set.manifest_sha256,
+        "root": shard_set.root_sha256,
         "quarantine_sha256": sha256(new[QUARANTINE]),
         "protocols": {name: sha256(new[protocol_name(name)]) for name in old.protocols},
         **account.claims(),

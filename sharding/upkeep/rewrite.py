@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -46,15 +47,15 @@ def rewrite(root: Location, shard: Shard, keys: frozenset[str], generation: int)
     index = parquet_bytes(pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata(metadata)))
     root.child(index_name(shard.variant, new_name)).write(index)
     ok = sum(row["status"] == OK for row in rows)
-    update = {
-        "name": new_name,
-        "tar_bytes": tar.size,
-        "tar_sha256": tar.sha256,
-        "index_sha256": sha256(index),
-        "ok": ok,
-        "forgotten": shard.forgotten + shard.ok - ok,
-    }
-    return shard.model_copy(update=update)
+    return replace(
+        shard,
+        name=new_name,
+        tar_bytes=tar.size,
+        tar_sha256=tar.sha256,
+        index_sha256=sha256(index),
+        ok=ok,
+        forgotten=shard.forgotten + shard.ok - ok,
+    )
 
 
 def _tombstone(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,9 +104,11 @@ def _check_manifest(manifest: Manifest) -> Iterator[str]:
     for variant in range(1, manifest.variants):
         if _plan_fields(manifest, variant) != first:
             yield f"{MANIFEST}: variant {variant} has other shards than variant 0"
-    parent = manifest.parent or ""
+    parent, root = manifest.parent or "", manifest.root or ""
     if bool(manifest.generation) != bool(re.fullmatch("[0-9a-f]{64}", parent)):
         yield f"{MANIFEST}: generation {manifest.generation} of parent {manifest.parent}"
+    if root and not (manifest.generation and re.fullmatch("[0-9a-f]{64}", root)):
+        yield f"{MANIFEST}: generation {manifest.generation} with root {manifest.root}"
 
 
 def _plan_fields(manifest: Manifest, variant: int) -> list[tuple[object, ...]]:
