@@ -42,14 +42,17 @@ def main() -> None:
     folder, rank = RunFolder(config.run), launched_rank()
     if not arguments.resume:
         folder.require_unused()
+    start = folder.find_start(config.checkpoint) if arguments.resume else None
     stream = Stream.open(
         config.stream,
         rank,
         launched_world_size(),
         config.engine.accumulation,
         ledger_path=folder.ledger(rank),
+        identities=folder.identities() if start else None,
     )
-    start = folder.find_start(config.checkpoint, stream) if arguments.resume else None
+    if start is not None:
+        folder.require_same_history(start, stream)
 
     device = init_distributed(config.engine)
     require_same_start(start, device)

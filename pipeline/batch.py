@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.annotation import FILL_RGB as FILL_RGB  # padding of the views
+from pipeline.device_views import Unrendered
 
 
 class Use(IntEnum):
@@ -28,7 +29,7 @@ class Use(IntEnum):
 @dataclass(frozen=True)
 class View:
     pixels: Tensor
-    """(N, H, W, 3) uint8 RGB; content at the top left, the rest is FILL_RGB."""
+    """(N, H, W, 3) uint8 RGB; content at the top left, the rest is FILL_RGB. No rows if `unrendered`."""
     valid: Tensor
     """(N, 2) int64, height and width of the content, in pixels."""
     boxes: Tensor
@@ -54,15 +55,19 @@ class Images:
     """(P,) int64 row of the look-up table, -1 where unlabelled."""
     keys: tuple[str, ...]
     """(N,) sample keys."""
+    unrendered: Unrendered | None = None
+    """Mode device: what `to` makes the views' pixels from, on that device; all else is there before."""
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "Images":
+        """The same on `device`, with pixels."""
+
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
         first, second = (
             View(move(v.pixels), move(v.valid), move(v.boxes), move(v.use)) for v in self.views
         )
-        return replace(
+        moved = replace(
             self,
             views=(first, second),
             position=move(self.position),
@@ -70,7 +75,17 @@ class Images:
             image=move(self.image),
             person=move(self.person),
             identity=move(self.identity),
+            unrendered=self.unrendered and self.unrendered.to(device, non_blocking),
         )
+        return moved if moved.unrendered is None else _with_pixels(moved, moved.unrendered)
+
+
+def _with_pixels(images: Images, source: Unrendered) -> Images:
+    first, second = (
+        replace(view, pixels=source.render(number, view.valid, images.image))
+        for number, view in enumerate(images.views)
+    )
+    return replace(images, views=(first, second), unrendered=None)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import re
 import struct
+from functools import partial
 
 import cv2
 import numpy as np
@@ -45,15 +46,16 @@ def image_size(data: bytes, image_type: str) -> tuple[int, int]:
     return height, width
 
 
-def decode(data: bytes, image_type: str, halvings: int = 0) -> Pixels:
+def decode(data: bytes, image_type: str, halvings: int = 0, fast_dct: bool = False) -> Pixels:
     """The image at 1/2^halvings of its size, rounded up, whole in every pixel. Raises DecodeError.
 
     Halvings (0 to 3) are done for JPEG by the inverse DCT; a PNG is decoded in full and halved.
+    `fast_dct`: a tenth faster, and off by half a grey level or so.
     """
     height, width = image_size(data, image_type)
     scale = 1 << halvings
     if image_type == "jpg":
-        return _decode_jpeg(data, -(-height // scale), -(-width // scale))
+        return _decode_jpeg(data, -(-height // scale), -(-width // scale), fast_dct)
     coded = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None or image.shape[:2] != (height, width):
@@ -65,14 +67,17 @@ def decode(data: bytes, image_type: str, halvings: int = 0) -> Pixels:
     return image.astype(np.uint8, copy=False)
 
 
-def _decode_jpeg(data: bytes, height: int, width: int) -> Pixels:
+def _decode_jpeg(data: bytes, height: int, width: int, fast_dct: bool) -> Pixels:
     """Grey and CMYK become RGB."""
+    read = partial(
+        simplejpeg.decode_jpeg, data, "RGB", fast_dct, min_height=height, min_width=width
+    )
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
+        return read()
     except ValueError as error:
         if not _is_padding(data, str(error)):
             raise DecodeError(f"damaged JPEG: {error}") from None
-    return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=False)
+    return read(strict=False)
 
 
 def _is_padding(data: bytes, warning: str) -> bool:

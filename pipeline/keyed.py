@@ -20,6 +20,10 @@ class Draws:
         """In [low, high)."""
         return low + (high - low) * ((int(self._bits.random_raw()) >> 11) * 2.0**-53)
 
+    def uniforms(self, count: int) -> list[float]:
+        """`count` draws in [0, 1), cheaper than one by one and the same."""
+        return ((self._bits.random_raw(count) >> np.uint64(11)) * 2.0**-53).tolist()
+
     def chance(self, probability: float) -> bool:
         return self.uniform() < probability
 

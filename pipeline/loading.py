@@ -1,10 +1,18 @@
-"""Threads that keep the next micro-batches in the making; decode and augmentation free the GIL."""
+"""Keeps the next micro-batches in the making: decode and augmentation free the interpreter.
 
+Peak memory, beyond what the shard sets need:
+    views        (prefetch + 2) x images of a micro-batch x 2 x H x W x 3 bytes; one share is the consumer's
+    each thread  its sample: coded, decoded (3 bytes a pixel), and some working copies of a view
+    processes    the two views of a sample each, and a Python with torch
+"""
+
+import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from threading import Event
 from types import TracebackType
 
 import numpy as np
@@ -12,10 +20,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.batch import Batch, Images, View
+from pipeline.batch import Batch, Images
+from pipeline.buffers import Buffers
 from pipeline.ledger import Ledger
-from pipeline.render import TaskName
-from pipeline.task import Rendered, TaskStream
+from pipeline.opening import Opened
+from pipeline.render import Renderer, TaskName
+from pipeline.settings import StreamConfig
+from pipeline.stats import StreamStats
+from pipeline.task import Exhausted, Rendered, TaskStream
+from pipeline.waiting import abandon_when
+from pipeline.workers import InProcesses, InThreads, Workers
+
+STILL_WAITING_S = 30.0
+"""Between two messages about what the consumer waits for."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +43,6 @@ class Part:
     positions: dict[TaskName, range]
 
 
-@dataclass
-class LoaderStats:
-    wait_s: float = 0.0
-    """Time that the consumer waited for batches."""
-
-
 class Batches:
     """An iterator of batches, and the threads that make them: close it, or use it in a `with`."""
 
@@ -39,39 +50,55 @@ class Batches:
         self,
         tasks: dict[TaskName, TaskStream],
         parts: Iterator[Part],
-        threads: int,
-        prefetch: int,
-        stats: LoaderStats,
-        ledger: Ledger,
+        config: StreamConfig,
+        reopen: Callable[[], Opened],
+        stats: StreamStats,
     ) -> None:
-        self._tasks, self._parts, self._prefetch = tasks, parts, prefetch
-        self._stats, self._ledger = stats, ledger
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream")
+        """`reopen` gives a worker process tasks equal to `tasks`."""
+        self._tasks, self._parts, self._prefetch = tasks, parts, config.prefetch
+        self._stats = stats
+        self._reads_before = stats.reads
+        self._buffers = Buffers()
+        self._closed = Event()
+        self._workers: Workers = (
+            InProcesses(tasks, reopen, config.threads)
+            if config.workers == "processes"
+            else InThreads(tasks)
+        )
+        self._pool = ThreadPoolExecutor(
+            config.threads, "stream", initializer=abandon_when, initargs=(self._closed,)
+        )
         self._pending: deque[_PendingBatch] = deque()
 
     def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> Batch:
-        self._fill(self._prefetch + 1)
-        if not self._pending:
-            self.close()
-            raise StopIteration
-        began = time.perf_counter()
         try:
-            batch = self._pending.popleft().result(self._ledger)
+            self._fill()
+            if not self._pending:
+                raise StopIteration
+            began = time.perf_counter()
+            batch = self._pending.popleft().result(self._stats.ledger)
+            self._count(batch, time.perf_counter() - began)
         except BaseException:
             self.close()
             raise
-        self._stats.wait_s += time.perf_counter() - began
-        self._fill(self._prefetch)
         return batch
 
     def close(self) -> None:
-        """Lets samples in the making end and drops the rest."""
+        """Ends what is in the making, and all threads and processes; again, it does nothing."""
+        if self._closed.is_set():
+            return
+        if isinstance(self._parts, Generator):  # it may have threads of its own
+            self._parts.close()
         self._parts = iter(())
         self._pending.clear()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._closed.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._workers.kill()
+        self._pool.shutdown(wait=True)
+        self._workers.close()
 
     def __enter__(self) -> "Batches":
         return self
@@ -84,8 +111,8 @@ class Batches:
     ) -> None:
         self.close()
 
-    def _fill(self, wanted: int) -> None:
-        while len(self._pending) < wanted:
+    def _fill(self) -> None:
+        while len(self._pending) <= self._prefetch:
             part = next(self._parts, None)
             if part is None:
                 return
@@ -94,53 +121,71 @@ class Batches:
     def _start(self, part: Part) -> "_PendingBatch":
         pending = _PendingBatch(part.step)
         for name, positions in part.positions.items():
-            task = self._tasks[name]
-            # Fresh for every batch: torch's allocators recycle the memory once nobody uses it,
-            # pinned memory not before copies from it have ended.
-            shape = (len(positions), *task.size, 3)
-            pinned = torch.cuda.is_available()
-            first, second = (
-                torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)
-            )
-            out = list(zip(first.numpy(), second.numpy(), strict=True))
+            renderer = self._tasks[name].renderer
+            buffers = [self._buffers.take(len(positions), *size, 3) for size in renderer.buffers]
             futures = [
-                self._pool.submit(task.render, position, views)
-                for position, views in zip(positions, out, strict=True)
+                self._pool.submit(self._workers.render, name, position, out)
+                for position, out in zip(positions, zip(*(one.numpy() for one in buffers)))
             ]
-            pending.images[name] = _PendingImages(positions, (first, second), futures)
+            pending.images[name] = _PendingImages(
+                part.step, positions, renderer, buffers, futures, self._workers
+            )
         return pending
+
+    def _count(self, batch: Batch, waited_s: float) -> None:
+        stats = self._stats
+        stats.wait_s += waited_s
+        stats.reads = self._reads_before + self._workers.reads()
+        stats.positions = {name: (batch.step + 1) * t.batch for name, t in self._tasks.items()}
 
 
 @dataclass(frozen=True)
 class _PendingImages:
+    step: int
     positions: range
-    pixels: tuple[Tensor, Tensor]
+    renderer: Renderer
+    buffers: list[Tensor]
     futures: list[Future[Rendered]]
+    workers: Workers
 
     def result(self, ledger: Ledger) -> Images:
-        rendered = [future.result() for future in self.futures]
-        for one in rendered:
-            for record in one.replaced:
-                ledger.add(record)
-            ledger.count(one.dataset)
+        rendered = [
+            self._wait_for(future, position, ledger)
+            for future, position in zip(self.futures, self.positions, strict=True)
+        ]
         counts = [len(one.identity) for one in rendered]
-        first, second = (
-            View(
-                pixels=self.pixels[view],
-                valid=torch.tensor([one.views[view].valid for one in rendered]),
-                boxes=_joined([one.views[view].boxes for one in rendered], np.float32),
-                use=_joined([one.views[view].use for one in rendered], np.int64),
-            )
-            for view in (0, 1)
-        )
+        views, unrendered = self.renderer.join(self.buffers, [one.views for one in rendered])
         return Images(
-            views=(first, second),
+            views=views,
             position=torch.tensor(self.positions, dtype=torch.int64),
             domain=torch.tensor([one.domain for one in rendered]),
             image=torch.from_numpy(np.repeat(np.arange(len(rendered)), counts)),
             person=_joined([np.arange(count) for count in counts], np.int64),
             identity=_joined([one.identity for one in rendered], np.int64),
             keys=tuple(one.key for one in rendered),
+            unrendered=unrendered,
+        )
+
+    def _wait_for(self, future: Future[Rendered], position: int, ledger: Ledger) -> Rendered:
+        """In the order of the positions, so that the ledger stops a run at the same one each time."""
+        began = time.perf_counter()
+        while not future.done() and not wait([future], STILL_WAITING_S).done:
+            self._say_waiting(position, time.perf_counter() - began)
+        try:
+            rendered = future.result()
+        except Exhausted as error:
+            ledger.add(error.replaced)
+            raise
+        ledger.add(rendered.replaced)
+        ledger.count(rendered.dataset, replaced=bool(rendered.replaced))
+        return rendered
+
+    def _say_waiting(self, position: int, seconds: float) -> None:
+        print(
+            f"the stream has waited for position {position} of step {self.step} for {seconds:.0f} s; under "
+            f"way: {', '.join(self.workers.under_way()) or 'no read'}",
+            file=sys.stderr,
+            flush=True,
         )
 
 

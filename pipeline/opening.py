@@ -1,18 +1,31 @@
 """From the settings of a stream to its two halves: shard sets opened, orders made, identities numbered."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from pipeline.annotation import Task
 from pipeline.errors import UserError
 from pipeline.identities import Identities
-from pipeline.order import Order, Source, default_lanes
+from pipeline.node_cache import NodeCache
+from pipeline.order import Order, Segment, Source, default_lanes
 from pipeline.render import TaskName
 from pipeline.samples import SampleReader
-from pipeline.settings import MixtureEntry, StreamConfig
+from pipeline.selection import Selection
+from pipeline.settings import MixtureEntry, MixtureKey, StreamConfig
 from pipeline.shards import ShardSet
 from pipeline.task import TaskStream
 from pipeline.views import Size
+
+KEYS: dict[TaskName, MixtureKey] = {"reid": "canvases", "detection": "scenes"}
+"""Where the settings name a task's shard sets; in the order in which identities get their rows."""
+TASKS: dict[MixtureKey, tuple[Task, ...]] = {
+    "scenes": ("detection", "search"),
+    "canvases": ("reid",),
+}
+"""What the shard sets may have been made for."""
 
 
 class Opened(NamedTuple):
@@ -20,43 +33,112 @@ class Opened(NamedTuple):
     identities: Identities
 
 
-def open_tasks(config: StreamConfig, world_size: int) -> Opened:
-    """Reads manifests alone. Raises UserError on a shard set that is missing or was made for other tasks."""
-    readers: dict[TaskName, list[SampleReader]] = {}
-    if config.scene_batch:
-        near = _shards_near(config, "detection", world_size)
-        readers["detection"] = _open_readers(config.scenes, "scenes", ("detection", "search"), near)
-    if config.canvas_batch:
-        near = _shards_near(config, "reid", world_size)
-        readers["reid"] = _open_readers(config.canvases, "canvases", ("reid",), near)
-    identities = Identities()
-    for reader in [*readers.get("reid", ()), *readers.get("detection", ())]:
-        identities = identities.extended(reader.manifest.dataset, reader.manifest.identities)
-    tasks = {
-        name: TaskStream(
-            name,
-            _order(config, name, task_readers),
-            task_readers,
-            Size(*(config.scene_size if name == "detection" else config.canvas_size)),
-            config.views,
-            identities,
-        )
-        for name, task_readers in readers.items()
-    }
-    return Opened(tasks, identities)
+def open_tasks(
+    config: StreamConfig, world_size: int, identities: Identities | None = None
+) -> Opened:
+    """Reads manifests and selections alone. `identities` keep their rows, others get new ones behind them.
+
+    Raises UserError on a shard set that is missing or was made for other tasks.
+    """
+    active: dict[TaskName, int] = {"detection": config.scene_batch, "reid": config.canvas_batch}
+    cache = NodeCache(config.cache) if config.cache else None
+    opened = {n: _open_task(config, n, world_size, cache) for n in active if active[n]}
+    numbered = identities or Identities()
+    for first_step in sorted({step for one in opened.values() for step in one.new_readers}):
+        for name in KEYS:
+            for reader in opened[name].new_readers.get(first_step, ()) if name in opened else ():
+                numbered = numbered.extended(reader.manifest.dataset, reader.manifest.identities)
+    tasks = {name: _task_stream(config, name, one, numbered) for name, one in opened.items()}
+    return Opened(tasks, numbered)
 
 
-def _order(config: StreamConfig, name: TaskName, readers: list[SampleReader]) -> Order:
+@dataclass
+class _OpenedTask:
+    """The readers of all segments of a task, in the order in which segments name them first."""
+
+    readers: list[SampleReader] = field(default_factory=list)
+    new_readers: dict[int, list[SampleReader]] = field(default_factory=dict)
+    """By the first step of the segment that names them first."""
+    segments: list[Segment] = field(default_factory=list)
+
+
+def _open_task(
+    config: StreamConfig, name: TaskName, world_size: int, cache: NodeCache | None
+) -> _OpenedTask:
+    opened, known = _OpenedTask(), dict[tuple[str, str | None], int]()
+    # What comes next is opened ahead into a cache.
+    near = _shards_near(config, name, world_size) * (2 if cache else 1)
+    open_set = partial(SampleReader, open_shards=near, cache=cache, check_hashes=config.check_tars)
+    for first_step, entries in config.mixtures(KEYS[name]):
+        if not entries:
+            raise UserError(
+                f"the stream's batch wants {KEYS[name]}, but `{KEYS[name]}` names no shard set."
+            )
+        weights: dict[int, float] = {}
+        for entry in entries:
+            place = (entry.shards.rstrip("/"), entry.selection)
+            if place not in known:
+                known[place] = len(opened.readers)
+                two = config.views.two_variants
+                opened.readers.append(_open_reader(entry, KEYS[name], open_set, two))
+                opened.new_readers.setdefault(first_step, []).append(opened.readers[-1])
+            if known[place] in weights:
+                raise _named_twice(opened.readers[known[place]], KEYS[name])
+            weights[known[place]] = entry.weight
+        opened.segments.append(Segment(first_step, weights))
+    names = [reader.source_name for reader in opened.readers]
+    for number, reader in enumerate(opened.readers):
+        if reader.source_name in names[:number]:
+            raise _named_twice(reader, KEYS[name])
+    return opened
+
+
+def _named_twice(reader: SampleReader, key: str) -> UserError:
+    return UserError(f"`{key}` names {reader.source_name} twice: give one entry a larger weight.")
+
+
+def _task_stream(
+    config: StreamConfig, name: TaskName, opened: _OpenedTask, identities: Identities
+) -> TaskStream:
     scenes = name == "detection"
-    return Order(
+    order = Order(
         seed=config.seed,
         batch=config.scene_batch if scenes else config.canvas_batch,
-        sources=[Source(reader.name, reader.slots, reader.runs) for reader in readers],
-        weights=[entry.weight for entry in (config.scenes if scenes else config.canvases)],
+        sources=[
+            Source(reader.source_name, reader.slots, reader.runs) for reader in opened.readers
+        ],
+        segments=opened.segments,
         lanes=_lanes(config, name),
         group=1 if scenes else config.canvas_group,
         block=config.block,
     )
+    size = Size(*(config.scene_size if scenes else config.canvas_size))
+    return TaskStream(name, order, opened.readers, size, config.views, identities)
+
+
+def _open_reader(
+    entry: MixtureEntry,
+    key: MixtureKey,
+    open_set: Callable[..., SampleReader],
+    two_variants: bool,
+) -> SampleReader:
+    selection = Selection.read(entry.selection) if entry.selection else None
+    reader = open_set(ShardSet(entry.shards), selection=selection)
+    if reader.manifest.task not in TASKS[key]:
+        raise UserError(
+            f"`{key}` names {entry.shards}, which was made for {reader.manifest.task}; "
+            f"it takes shard sets for {' or '.join(TASKS[key])}."
+        )
+    if sum(reader.slots) == 0:
+        which = f", of which {entry.selection} selects none" if selection else ""
+        raise UserError(f"`{key}` names {entry.shards}, which holds no sample{which}.")
+    if two_variants and key == "canvases" and reader.manifest.variants < 2:
+        raise UserError(
+            f"views.two_variants wants two placements of every crop, and {entry.shards}, named by "
+            f"`{key}`, has one. Write it anew with `python -m sharding write ... --set "
+            "canvas.variants=2` or more, or leave views.two_variants out."
+        )
+    return reader
 
 
 def _lanes(config: StreamConfig, name: TaskName) -> int:
@@ -77,24 +159,3 @@ def _shards_near(config: StreamConfig, name: TaskName, world_size: int) -> int:
     One lane more than its share, for lanes that are cut by ranks and while one block gives way to the next.
     """
     return (math.ceil(_lanes(config, name) / world_size) + 1) * config.block
-
-
-def _open_readers(
-    entries: tuple[MixtureEntry, ...], key: str, tasks: tuple[Task, ...], open_shards: int
-) -> list[SampleReader]:
-    if not entries:
-        raise UserError(f"the stream's batch wants {key}, but `{key}` names no shard set.")
-    readers: list[SampleReader] = []
-    for entry in entries:
-        reader = SampleReader(ShardSet(entry.shards), open_shards)
-        if reader.manifest.task not in tasks:
-            raise UserError(
-                f"`{key}` names {entry.shards}, which was made for {reader.manifest.task}; "
-                f"it takes shard sets for {' or '.join(tasks)}."
-            )
-        if sum(reader.slots) == 0:
-            raise UserError(f"`{key}` names {entry.shards}, which holds no sample.")
-        if reader.name in [other.name for other in readers]:
-            raise UserError(f"`{key}` names {reader.name} twice: give one entry a larger weight.")
-        readers.append(reader)
-    return readers

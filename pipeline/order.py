@@ -3,9 +3,11 @@
 positions    0 1 | 2 3 | ...            `group` positions are a turn, which belongs to one dataset
 global batch B positions = L lanes      a lane owns the same slice of every batch, and its own shards
 epoch        per (lane, dataset)        shards permuted, blocks of a few shards shuffled together
+segment      from a batch on            another mixture; every dataset goes on where it was
 """
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,6 +51,29 @@ class Queue(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A mixture, and the batch that it begins with."""
+
+    first_batch: int
+    weights: Mapping[int, float]
+    """Of each source that takes part."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A segment as the order needs it."""
+
+    first_batch: int
+    start: int
+    """Its first turn."""
+    mixture: Mixture
+    members: tuple[int, ...]
+    """The source that each dataset of the mixture is."""
+    before: Mapping[Queue, int]
+    """Turns that each queue was drawn from in the segments before."""
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One pass of a queue over its shards."""
 
@@ -68,15 +93,15 @@ class Order:
         seed: int,
         batch: int,
         sources: Sequence[Source],
-        weights: Sequence[float],
+        segments: Sequence[Segment],
         lanes: int,
         group: int = 1,
         block: int = 4,
     ) -> None:
         self.seed, self.batch, self.lanes, self.group, self.block = seed, batch, lanes, group, block
         self.sources = tuple(sources)
-        self.mixture = Mixture(weights, batch // group, seed)
-        self._lane_turns = batch // group // lanes
+        self._batch_turns = batch // group
+        self._lane_turns = self._batch_turns // lanes
         self._slots = [np.array(source.slots, np.int64) for source in self.sources]
         self._queues: dict[Queue, NDArray[np.int64]] = {}
         """The shards of a queue, dealt once for all epochs."""
@@ -86,6 +111,10 @@ class Order:
             queue: int(self._slots[queue.source][shards].sum())
             for queue, shards in self._queues.items()
         }
+        self.stretches: list[Stretch] = []
+        for segment in segments:
+            self.stretches.append(self._stretch(segment))
+        self._starts = [stretch.start for stretch in self.stretches]
         self._epochs: Cache[tuple[Queue, int], Epoch] = Cache(2 * len(self._queues))
         self._blocks: Cache[tuple[Queue, int, int], NDArray[np.int32]] = Cache(
             2 * len(self._queues)
@@ -112,17 +141,51 @@ class Order:
             shard = int(shards[draws.index(len(shards))])
         return bad._replace(shard=shard, slot=draws.index(self.sources[bad.source].slots[shard]))
 
+    def stretches_before(self, batch: int | None) -> list[Stretch]:
+        """Those that a batch before `batch` belongs to, and the first; None: all."""
+        if batch is None:
+            return self.stretches
+        return [stretch for stretch in self.stretches if stretch.first_batch < max(batch, 1)]
+
     def _draw(self, position: int) -> tuple[Queue, int]:
         """The queue that a position is served from, and how many draws went before it there."""
         turn, member = divmod(position, self.group)
-        source = self.mixture.dataset(turn)
-        if self._is_shared(source):
-            queue, drawn = Queue(source, -1), self.mixture.drawn(source, turn)
-        else:
-            lane = turn % self.mixture.batch // self._lane_turns
-            queue = Queue(source, lane)
-            drawn = self.mixture.drawn_in_lane(source, turn, self._lane_turns)
+        stretch = self.stretches[bisect_right(self._starts, turn) - 1]
+        dataset = stretch.mixture.dataset(turn - stretch.start)
+        source = stretch.members[dataset]
+        lane = -1 if self._is_shared(source) else turn % self._batch_turns // self._lane_turns
+        queue = Queue(source, lane)
+        drawn = stretch.before.get(queue, 0) + self._drawn(
+            stretch, dataset, lane, turn - stretch.start
+        )
         return queue, drawn * self.group + member
+
+    def _drawn(self, stretch: Stretch, dataset: int, lane: int, turn: int) -> int:
+        """Turns of a queue in a stretch, before its `turn`."""
+        if lane == -1:
+            return stretch.mixture.drawn(dataset, turn)
+        return stretch.mixture.drawn_in_lane(dataset, turn, self._lane_turns)
+
+    def _stretch(self, segment: Segment) -> Stretch:
+        """What comes after the stretches that there are."""
+        start = segment.first_batch * self._batch_turns
+        members, weights = zip(*sorted(segment.weights.items()), strict=True)
+        key = (self.seed, start) if start else (self.seed,)
+        mixture = Mixture(weights, self._batch_turns, *key)
+        return Stretch(segment.first_batch, start, mixture, members, self._drawn_before(start))
+
+    def _drawn_before(self, start: int) -> dict[Queue, int]:
+        """Turns of every queue before the batch whose first turn is `start`."""
+        if not self.stretches:
+            return {}
+        last = self.stretches[-1]
+        drawn = dict(last.before)
+        for dataset, source in enumerate(last.members):
+            for lane in [-1] if self._is_shared(source) else range(self.lanes):
+                turn = start - last.start + max(lane, 0) * self._lane_turns
+                queue = Queue(source, lane)
+                drawn[queue] = drawn.get(queue, 0) + self._drawn(last, dataset, lane, turn)
+        return drawn
 
     def _plan_epoch(self, queue: Queue, number: int) -> Epoch:
         source = self.sources[queue.source]

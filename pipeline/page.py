@@ -7,7 +7,7 @@ plain `str` is text and gets escaped wherever it goes; only `Html` passes as it 
 import base64
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,9 +17,10 @@ import simplejpeg
 
 from pipeline.annotation import Annotation, Box
 from pipeline.decode import MOST_HALVINGS, decode, image_size
+from pipeline.page_style import LINK_STYLE, MARK_COLOURS, STYLE
 
 Cell = str | int | float | None
-MarkKind = Literal["identity", "unlabelled", "ignore"]
+MarkKind = Literal["identity", "unlabelled", "ignore", "match", "detect"]
 MARK_NAMES: dict[MarkKind, str] = {
     "identity": "person with identity",
     "unlabelled": "person, unlabelled",
@@ -38,6 +39,8 @@ class Mark:
     box: Box
     kind: MarkKind
     label: str = ""
+    link: int | None = None
+    """Marks of one number have one colour, and in a `pair` light up together."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Picture:
     height: int
     marks: tuple[Mark, ...] = ()
     caption: str = ""
+    content: tuple[int, int] | None = None
+    """Width and height of what is no padding; the padding is hatched."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def document(title: str, subtitle: str, sections: Iterable[Html]) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{STYLE}{LINK_STYLE}</style></head><body>"
         f"<header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></header>"
         f"<main>{join(sections)}</main></body></html>\n"
     )
@@ -154,15 +159,39 @@ def legend(entries: Iterable[tuple[Html, str]]) -> Html:
     return Html(f'<ul class="legend">{"".join(items)}</ul>')
 
 
-def mark_legend() -> Html:
-    return legend(
-        (Html(f'<i class="swatch mark {kind}"></i>'), name) for kind, name in MARK_NAMES.items()
-    )
+def mark_legend(names: Mapping[MarkKind, str] = MARK_NAMES) -> Html:
+    return legend((mark_swatch(kind), name) for kind, name in names.items())
+
+
+def mark_swatch(kind: MarkKind) -> Html:
+    return Html(f'<i class="swatch mark {kind}"></i>')
 
 
 def contact_sheet(pictures: Iterable[Picture], row_height_px: int = 150) -> Html:
     """Pictures in rows of about one height, whatever their shapes, with their marks drawn over."""
-    return Html(f'<div class="sheet">{join(_picture(p, row_height_px) for p in pictures)}</div>')
+    return sheet(_picture(p, row_height_px) for p in pictures)
+
+
+def sheet(figures: Iterable[Html]) -> Html:
+    """Figures in rows, as many as fit."""
+    return Html(f'<div class="sheet">{join(figures)}</div>')
+
+
+def pair(first: Picture, second: Picture, row_height_px: int, *below: Html) -> Html:
+    """Two views of one image side by side. Pointing at a linked mark or chip lights up its like."""
+    aspect = sum(picture.width / picture.height for picture in (first, second))
+    return Html(
+        f'<figure class="pair" style="flex:{aspect:.3f} 1 {aspect * row_height_px:.0f}px">'
+        f'<div class="views">{_frame(first)}{_frame(second)}</div>'
+        f"<figcaption>{join(below)}</figcaption></figure>"
+    )
+
+
+def chip(link: int, label: str, note: str = "") -> Html:
+    """The label in the colour of the marks with the same link, and what is to be said of it."""
+    return Html(
+        f'<span class="chip"><b class="{_link(link)}">{escape(label)}</b>{escape(note)}</span>'
+    )
 
 
 def sample_picture(
@@ -202,14 +231,33 @@ def _lead(text: str) -> str:
 
 def _picture(picture: Picture, row_height_px: int) -> Html:
     aspect = picture.width / picture.height
-    source = "data:image/jpeg;base64," + base64.b64encode(picture.jpeg).decode()
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
     return Html(
         f'<figure style="flex:{aspect:.3f} 1 {aspect * row_height_px:.0f}px">'
-        f'<div class="frame" style="aspect-ratio:{aspect:.4f}">'
-        f'<img src="{source}" alt="{escape(picture.caption)}">'
-        f"{join(_mark(mark, picture) for mark in picture.marks)}</div>{caption}</figure>"
+        f"{_frame(picture)}{caption}</figure>"
     )
+
+
+def _frame(picture: Picture) -> Html:
+    aspect = picture.width / picture.height
+    source = "data:image/jpeg;base64," + base64.b64encode(picture.jpeg).decode()
+    return Html(
+        f'<div class="frame" style="flex:{aspect:.3f} 1 0;aspect-ratio:{aspect:.4f}">'
+        f'<img src="{source}" alt="{escape(picture.caption)}">{_padding(picture)}'
+        f"{join(_mark(mark, picture) for mark in picture.marks)}</div>"
+    )
+
+
+def _padding(picture: Picture) -> Html:
+    """Right of the content, and below it."""
+    width, height = picture.content or (picture.width, picture.height)
+    x, y = 100 * width / picture.width, 100 * height / picture.height
+    places = []
+    if width < picture.width:
+        places.append(f"left:{x:.2f}%;top:0;right:0;bottom:0")
+    if height < picture.height:
+        places.append(f"left:0;top:{y:.2f}%;width:{x:.2f}%;bottom:0")
+    return Html("".join(f'<i class="padding" style="{place}"></i>' for place in places))
 
 
 def _mark(mark: Mark, picture: Picture) -> Html:
@@ -220,86 +268,13 @@ def _mark(mark: Mark, picture: Picture) -> Html:
         return Html("")
     inward = ' class="left"' if left + right > 100 else ""  # labels grow towards the middle
     label = f"<span{inward}>{escape(mark.label)}</span>" if mark.label else ""
+    link = "" if mark.link is None else f" {_link(mark.link)}"
     return Html(
-        f'<b class="mark {mark.kind}" style="left:{left:.2f}%;top:{top:.2f}%;'
+        f'<b class="mark {mark.kind}{link}" style="left:{left:.2f}%;top:{top:.2f}%;'
         f'width:{right - left:.2f}%;height:{bottom - top:.2f}%">{label}</b>'
     )
 
 
-# Colours: Okabe and Ito's palette, which stays apart for colour-blind readers; dark mode lightens it.
-STYLE = """
-:root{--paper:#fff;--panel:#f7f7f5;--ink:#1c1d1f;--soft:#63666b;--line:#dcdcd8;--warn:#8a4b00;
---s0:#0072b2;--s1:#d55e00;--s2:#009e73;--s3:#b2579a;--s4:#c98500;--s5:#3d9bd6;--s6:#6f7378}
-@media screen and (prefers-color-scheme:dark){:root{--paper:#15171a;--panel:#1d2024;--ink:#e8e8e6;
---soft:#a0a4aa;--line:#34383e;--warn:#f0b861;--s0:#58b0e6;--s1:#f28b4b;--s2:#3fc79d;--s3:#e39ac8;
---s4:#efbb47;--s5:#93d0f5;--s6:#b3b7bc}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);
-font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
-print-color-adjust:exact;-webkit-print-color-adjust:exact}
-header,main{max-width:1120px;margin:0 auto;padding:0 28px}
-header{padding-top:44px}
-h1{font-size:30px;line-height:1.2;letter-spacing:-.015em;margin:0 0 6px;font-weight:650}
-header p,.lead,.figures p,figcaption{color:var(--soft)}
-header p{margin:0 0 8px}
-main{padding-bottom:80px}
-section{margin-top:44px;border-top:1px solid var(--line);padding-top:20px}
-h2{font-size:21px;margin:0 0 6px;letter-spacing:-.01em;font-weight:620}
-h3{font-size:16px;margin:0 0 4px;font-weight:620}
-p{margin:0 0 12px;max-width:78ch}
-.block{margin-top:28px}
-.callout{border-left:3px solid var(--warn);background:var(--panel);padding:10px 16px;margin:14px 0}
-.columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));
-gap:26px 30px;margin:18px 0}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:1px;
-background:var(--line);border:1px solid var(--line);border-radius:8px;overflow:hidden;margin:18px 0}
-.figures>div{background:var(--paper);padding:14px 16px;display:flex;flex-direction:column}
-.figures dt{font-size:13px;color:var(--soft);order:1}
-.figures dd{margin:0;font-size:25px;font-weight:620;letter-spacing:-.02em;line-height:1.25}
-.figures p{order:2;margin:0;font-size:12.5px}
-.figures dd,td.number{font-variant-numeric:tabular-nums}
-.table{overflow-x:auto;margin:14px 0}
-table{border-collapse:collapse;font-size:13.5px;min-width:min(100%,560px)}
-th{text-align:left;font-weight:600;color:var(--soft);border-bottom:1px solid var(--soft)}
-th,td{padding:6px 18px 6px 0;vertical-align:top;overflow-wrap:break-word}
-td{border-bottom:1px solid var(--line)}
-th.number,td.number{text-align:right}
-details{margin:12px 0}
-summary{cursor:pointer;color:var(--soft)}
-.legend{list-style:none;display:flex;flex-wrap:wrap;gap:2px 16px;padding:0;margin:4px 0 8px;
-font-size:12.5px;color:var(--soft)}
-.legend li{display:flex;align-items:center;gap:6px}
-.legend svg{width:22px;height:12px;flex:none}
-.swatch{display:inline-block;width:18px;height:12px}
-.swatch.mark{position:static}
-.sheet{display:flex;flex-wrap:wrap;gap:8px;margin:12px 0}
-.sheet::after{content:"";flex:1000 1 0}
-.sheet figure{margin:0;min-width:0;break-inside:avoid}
-.sheet figcaption{font-size:10.5px;line-height:1.35;overflow-wrap:anywhere;margin-top:3px;
-width:0;min-width:100%}
-.frame{position:relative;overflow:hidden;background:var(--panel);border-radius:3px}
-.frame img{display:block;width:100%;height:100%}
-.mark{position:absolute;border:1.5px solid;font-weight:400}
-.mark.identity{border-color:#ffb000;box-shadow:0 0 0 .5px #000a}
-.mark.unlabelled{border-color:#46c3ff;box-shadow:0 0 0 .5px #000a}
-.mark.ignore{border:1px dashed #fff;box-shadow:0 0 0 .5px #000a;
-background:repeating-linear-gradient(45deg,#0007 0 3px,#fff5 3px 6px)}
-.mark span{position:absolute;left:0;top:0;font-size:9.5px;line-height:1.25;padding:0 3px;
-background:#000c;color:#fff;white-space:nowrap}
-.mark span.left{left:auto;right:0}
-.plot{margin:0;break-inside:avoid}
-.plot figcaption{color:var(--ink);font-weight:600;font-size:13.5px}
-.plot .lead{font-size:12.5px;margin:2px 0 0}
-.plot svg.chart{display:block;width:100%;height:auto}
-.chart text{font-size:11px;fill:var(--soft)}
-.chart .grid{stroke:var(--line);stroke-width:1}
-.chart .axis{stroke:var(--soft);stroke-width:1}
-.chart .line{fill:none;stroke-width:1.8;stroke-linejoin:round}
-.chart .raw{fill:none;stroke-width:1;opacity:.28;stroke-linejoin:round}
-.chart .reference{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:2 4}
-.chart .value{fill:var(--ink)}
-@media print{body{font-size:11pt}header,main{max-width:none;padding:0}section{break-inside:auto}
-details::details-content{content-visibility:visible;block-size:auto}
-table{font-size:8.5pt}th,td{padding-right:10px}
-h2,h3,summary,.lead{break-after:avoid}.columns{grid-template-columns:1fr 1fr}}
-"""
+def _link(number: int) -> str:
+    """Classes; see `LINK_STYLE`."""
+    return f"link k{number % len(MARK_COLOURS)} q{number}"

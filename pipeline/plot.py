@@ -5,7 +5,7 @@ blindness. Values that are not finite are left out, and said to be.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -175,11 +175,19 @@ def bar_chart(
     return _figure(title, shown, "", width, height, "".join(marks))
 
 
-def histogram(title: str, values: ArrayLike, x_label: str = "") -> Html:
-    """How many values lie where. Few whole numbers have a bar each; positive values over a wide range
-    are cut by their ratio, so that a long tail does not press the rest into one bar.
+def histogram(
+    title: str,
+    values: ArrayLike | Mapping[str, ArrayLike],
+    x_label: str = "",
+    reference: tuple[str, float] | None = None,
+) -> Html:
+    """How many values lie where; those of named groups are stacked. Few whole numbers have a bar each;
+    positive values over a wide range are cut by their ratio, so that a long tail does not press the rest
+    into one bar. `reference` is a named value, such as a threshold.
     """
-    every = np.asarray(values, np.float64)
+    named = values if isinstance(values, Mapping) else {"": values}
+    groups = {name: np.asarray(group, np.float64).reshape(-1) for name, group in named.items()}
+    every = np.concatenate([np.zeros(0), *groups.values()])
     finite = every[np.isfinite(every)]
     if not len(finite):
         return _figure(title, Html(""), "nothing was recorded", 540, 40, "")
@@ -191,23 +199,53 @@ def histogram(title: str, values: ArrayLike, x_label: str = "") -> Html:
     places = _ratio_ticks(finite) if wide else ticks(float(edges[0]), float(edges[-1]))
     if (finite == np.round(finite)).all():
         places = [place for place in places if place.is_integer()]
-    named = [(float(scale(place)), number(place)) for place in places]
-    marks = [_grid(axes, x_label, "", named, [y for y in ticks(*axes.y) if y.is_integer()])]
-    floor = axes.height - axes.bottom
-    for left, right, low, high, count in zip(shown, shown[1:], edges, edges[1:], counts):
-        x, end = float(axes.px(left)), float(axes.px(right))
-        top = min(float(axes.py(count)), floor - 1.0)  # one value among millions still shows
-        if count:
-            marks.append(
-                f'<rect x="{x + 0.5:.1f}" y="{top:.1f}" width="{max(end - x - 1, 1):.1f}" '
-                f'height="{floor - top:.1f}" fill="{_colour(0)}">'
-                f"<title>{number(low)} to {number(high)}: {number(int(count))}</title></rect>"
-            )
+    x_ticks = [(float(scale(place)), number(place)) for place in places]
+    marks = [_grid(axes, x_label, "", x_ticks, [y for y in ticks(*axes.y) if y.is_integer()])]
+    below = np.zeros(len(counts))
+    for index, (name, group) in enumerate(groups.items()):
+        heights = np.histogram(group[np.isfinite(group)], edges)[0]
+        marks += _bars(axes, edges, shown, below, heights, _colour(index), name)
+        below += heights
+    swatches = [
+        (_bar_swatch(i), f"{name} ({len(group):,})")
+        for i, (name, group) in enumerate(groups.items())
+    ]
+    if reference and edges[0] <= reference[1] <= edges[-1]:
+        x = float(axes.px(scale(reference[1])))
+        ends = f'y1="{axes.edge}" y2="{axes.height - axes.bottom}"'
+        marks.append(f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" {ends}/>')
+        swatches.append((_reference_swatch(), reference[0]))
     ends = f"{number(finite.min())} to {number(finite.max())}"
     note = f"{number(len(finite))} values, {ends}, median {number(float(np.median(finite)))}"
     if dropped := len(every) - len(finite):
         note += f"; {number(dropped)} that are not finite were left out"
-    return _figure(title, Html(""), note, axes.width, axes.height, "".join(marks))
+    key = legend(swatches) if len(swatches) > 1 else Html("")
+    return _figure(title, key, note, axes.width, axes.height, "".join(marks))
+
+
+def _bars(
+    axes: _Axes,
+    edges: Values,
+    shown: Values,
+    below: Values,
+    counts: NDArray,
+    colour: str,
+    name: str,
+) -> Iterator[str]:
+    """A histogram's bars of one group on top of those `below`; `shown` are the edges as drawn."""
+    ends, named = axes.px(shown), f"{name}, " if name else ""
+    for place in np.flatnonzero(counts):
+        floor = float(axes.py(below[place]))
+        top = min(
+            float(axes.py(below[place] + counts[place])), floor - 1.0
+        )  # one of millions shows
+        low, high = number(float(edges[place])), number(float(edges[place + 1]))
+        yield (
+            f'<rect x="{ends[place] + 0.5:.1f}" y="{top:.1f}" '
+            f'width="{max(ends[place + 1] - ends[place] - 1, 1):.1f}" height="{floor - top:.1f}" '
+            f'fill="{colour}"><title>{escape(named)}{low} to {high}: {number(int(counts[place]))}'
+            "</title></rect>"
+        )
 
 
 def bins(values: Values) -> tuple[Values, bool]:

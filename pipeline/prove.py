@@ -23,27 +23,41 @@ class Seen(NamedTuple):
     content: str = ""
 
 
+class Layout(NamedTuple):
+    """How a run is spread; nothing of it may decide what comes when."""
+
+    ranks: int
+    accumulation: int
+    threads: int
+
+    def __str__(self) -> str:
+        parts = {"rank": self.ranks, "micro-step": self.accumulation, "thread": self.threads}
+        return " x ".join(f"{n} {name}{'s' if n > 1 else ''}" for name, n in parts.items())
+
+
 @dataclass(frozen=True)
 class Proof:
     stream_digest: str
-    steps: int
+    steps: range
     cut: int
     """First step of the second half."""
-    worlds: tuple[int, int]
-    """Ranks before and after the cut."""
+    layouts: tuple[Layout, Layout, Layout]
+    """Of the undisturbed run, and of the other before and after the cut."""
     samples: int
     samples_digest: str
-    """What `metrics.jsonl` of a run has after as many steps."""
+    """What `metrics.jsonl` of a run has after these steps, if they begin with 0 and no sample is bad."""
     difference: tuple[Seen | None, Seen | None] | None
     """The first pair that differs: undisturbed, interrupted."""
 
 
-def prove_resume(config: StreamConfig, steps: int, pixels: bool = False) -> Proof:
+def prove_resume(config: StreamConfig, steps: range, pixels: bool = False) -> Proof:
     """Without `pixels` nothing is decoded: the order alone is proved."""
-    worlds, cut = choose_worlds(config), steps // 2
-    undisturbed = run(config, 1, range(steps), pixels)
-    interrupted = run(config, worlds[0], range(cut), pixels)
-    interrupted += run(config, worlds[1], range(cut, steps), pixels)
+    alone = Layout(1, 1, config.threads)
+    before, after = choose_layouts(config)
+    cut = steps[len(steps) // 2]
+    undisturbed = run(config, alone, steps, pixels)
+    interrupted = run(config, before, range(steps.start, cut), pixels)
+    interrupted += run(config, after, range(cut, steps.stop), pixels)
     digest = SampleDigest()
     for task in TASKS:
         digest.add_samples(task, ((s.position, s.key) for s in undisturbed if s.task == task))
@@ -52,23 +66,28 @@ def prove_resume(config: StreamConfig, steps: int, pixels: bool = False) -> Proo
         stream_digest=Stream.open(config).digest,
         steps=steps,
         cut=cut,
-        worlds=worlds,
+        layouts=(alone, before, after),
         samples=len(undisturbed),
         samples_digest=digest.hex(),
         difference=first_difference(undisturbed, interrupted),
     )
 
 
-def choose_worlds(config: StreamConfig) -> tuple[int, int]:
-    """Two numbers of ranks as different as the batches allow, up to 8."""
+def choose_layouts(config: StreamConfig) -> tuple[Layout, Layout]:
+    """Two as different as the batches allow, of at most 8 ranks."""
     common = math.gcd(config.scene_batch, config.canvas_batch)
-    fitting = [world for world in range(1, 9) if common % world == 0]
-    return fitting[-1], fitting[-2] if len(fitting) > 1 else 1
+    fitting = [ranks for ranks in range(1, 9) if common % ranks == 0]
+    fewer = fitting[-2] if len(fitting) > 1 else 1
+    micro_steps = next(n for n in (2, 3, 1) if common % (fewer * n) == 0)
+    return Layout(fitting[-1], 1, config.threads + 1), Layout(fewer, micro_steps, 1)
 
 
-def run(config: StreamConfig, world_size: int, steps: range, pixels: bool) -> list[Seen]:
+def run(config: StreamConfig, layout: Layout, steps: range, pixels: bool) -> list[Seen]:
     """What all ranks get, each from a stream of its own, put together by step, task and rank."""
-    streams = [Stream.open(config, rank, world_size) for rank in range(world_size)]
+    spread = config.model_copy(update={"threads": layout.threads})
+    streams = [
+        Stream.open(spread, rank, layout.ranks, layout.accumulation) for rank in range(layout.ranks)
+    ]
     parts = [
         _read(stream, steps) if pixels else [_ask(stream, step) for step in steps]
         for stream in streams
@@ -103,11 +122,14 @@ def _ask(stream: Stream, step: int) -> list[Seen]:
 
 
 def _read(stream: Stream, steps: range) -> list[list[Seen]]:
+    """Of every step what its micro-batches hold, task by task."""
+    seen: list[list[Seen]] = [[] for _ in steps]
     with stream.batches(steps.start, steps.stop) as batches:
-        return [
-            _fingerprints(TASKS[0], batch.scenes) + _fingerprints(TASKS[1], batch.canvases)
-            for batch in batches
-        ]
+        for batch in batches:
+            done = batch.to("cpu")  # views of mode device are made only now
+            here = seen[batch.step - steps.start]
+            here += _fingerprints(TASKS[0], done.scenes) + _fingerprints(TASKS[1], done.canvases)
+    return seen
 
 
 def _fingerprints(task: str, images: Images | None) -> list[Seen]:

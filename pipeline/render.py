@@ -1,20 +1,27 @@
-"""From a stored sample to two finished views: crop, decode once, augment, place the boxes."""
+"""From stored samples to two finished views: crop, decode once, augment, place the boxes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from pipeline.annotation import Annotation
-from pipeline.augment import AugmentConfig, draw_recipe, erase, render
-from pipeline.batch import FILL_RGB, Use
+from pipeline.augment import AugmentConfig, Recipe, draw_recipe, erased_part, fill
+from pipeline.batch import Use, View
 from pipeline.decode import Pixels, decode, image_size
+from pipeline.device_base import Warp, buffer_size, join_warps, lay_base
+from pipeline.device_views import Unrendered
 from pipeline.keyed import Draws
+from pipeline.modes import render
 from pipeline.samples import BadSample, Sample
+from pipeline.transforms import transform
 from pipeline.views import (
     Boxes,
     Crop,
+    GridCrop,
     Size,
     canvas_crop,
     halvings,
@@ -33,6 +40,52 @@ class RenderedView:
     valid: Size
     boxes: Boxes
     use: NDArray[np.int64]
+    warp: Warp | None = None
+    """Mode device: how its pixels come out of what is in the batch."""
+
+
+class Shot(NamedTuple):
+    """A view as it is decided, before a pixel of it is made."""
+
+    image: Pixels
+    """As decoded."""
+    crop: GridCrop
+    recipe: Recipe
+    boxes: Boxes
+    use: NDArray[np.int64]
+
+    def erased(self) -> NDArray[np.int64]:
+        """(P, 4) xyxy in whole pixels; zeros for persons that lose nothing, as all do that do not MATCH."""
+        parts = np.zeros((len(self.boxes), 4), np.int64)
+        for person in np.flatnonzero(self.use == Use.MATCH):
+            part = self.recipe.erasures[person]
+            if part is not None:
+                parts[person] = erased_part(self.boxes[person], part)
+        return parts
+
+
+class _Frame(NamedTuple):
+    """A sample, and what its annotation says of its geometry."""
+
+    sample: Sample
+    size: Size
+    boxes: Boxes
+    ignore: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, sample: Sample) -> "_Frame":
+        annotation = sample.annotation
+        size = Size(annotation.height, annotation.width)
+        if image_size(sample.image, sample.image_type) != size:
+            raise BadSample("the image has not the size that its annotation says")
+        boxes = np.array([person.box for person in annotation.persons], float).reshape(-1, 4)
+        ignore = np.array([person.ignore for person in annotation.persons], bool)
+        return cls(sample, size, boxes, ignore)
+
+
+class _Decoded(NamedTuple):
+    pixels: Pixels
+    halved: int
 
 
 @dataclass(frozen=True)
@@ -43,61 +96,118 @@ class Renderer:
     size: Size
     config: AugmentConfig
 
+    @property
+    def buffers(self) -> tuple[Size, ...]:
+        """Sizes of what an image is rendered into: its two views, or what a device makes them from."""
+        if self.config.mode != "device" or (self.task == "reid" and self.config.two_variants):
+            return self.size, self.size
+        largest_scene, smallest_window = self.config.scene_scale[1], self.config.canvas_side[0]
+        zoom = max(1.0, largest_scene) if self.task == "detection" else 1 / smallest_window
+        return (buffer_size(self.size, zoom),)
+
     def render(
-        self, sample: Sample, draws: tuple[Draws, Draws], out: tuple[Pixels, Pixels]
+        self, samples: tuple[Sample, Sample], draws: tuple[Draws, Draws], out: tuple[Pixels, ...]
     ) -> tuple[RenderedView, RenderedView]:
-        """Fills two (H, W, 3) views. Raises BadSample or DecodeError."""
-        annotation = sample.annotation
-        size = Size(annotation.height, annotation.width)
-        if image_size(sample.image, sample.image_type) != size:
-            raise BadSample("the image has not the size that its annotation says")
-        boxes = np.array([person.box for person in annotation.persons], float).reshape(-1, 4)
-        crops = (self._crop(size, boxes, draws[0]), self._crop(size, boxes, draws[1]))
-        halved = halvings(crops)
-        image = decode(sample.image, sample.image_type, halved)
+        """Fills `out`, (H, W, 3) of the sizes `buffers`. The sample of each view may be one and the same.
+
+        Raises BadSample or DecodeError.
+        """
+        shots = self._shots(samples, draws)
+        warps: Sequence[Warp | None] = (None, None)
+        if self.config.mode == "device":
+            warps = _lay_bases(shots, out)
+        else:
+            for shot, drawn, pixels in zip(shots, draws, out, strict=True):
+                self._paint(shot, drawn, pixels)
         first, second = (
-            self._render_view(image, halved, crops[view], annotation, boxes, draws[view], out[view])
-            for view in (0, 1)
+            RenderedView(shot.crop.size, shot.boxes, shot.use, warp)
+            for shot, warp in zip(shots, warps, strict=True)
         )
         return first, second
 
-    def _crop(self, size: Size, boxes: Boxes, draws: Draws) -> Crop:
-        if self.task == "detection":
-            return scene_crop(size, self.size, self.config.scene_scale, draws)
-        return canvas_crop(size, boxes, self.size, self.config.canvas_side, draws)
+    def join(
+        self, buffers: Sequence[Tensor], rendered: Sequence[tuple[RenderedView, RenderedView]]
+    ) -> tuple[tuple[View, View], Unrendered | None]:
+        """The views of a batch: of its `buffers`, (N, H, W, 3) each, and of what `render` returned."""
+        columns = list(zip(*rendered, strict=True))
+        unrendered, pixels = None, buffers
+        if self.config.mode == "device":
+            first, second = (join_warps([v.warp for v in views if v.warp]) for views in columns)
+            unrendered = Unrendered(self.size, tuple(buffers), (first, second))
+            pixels = [torch.empty((0, *self.size, 3), dtype=torch.uint8)] * 2
+        views = [_join_view(pixels[number], column) for number, column in enumerate(columns)]
+        return (views[0], views[1]), unrendered
 
-    def _render_view(
-        self,
-        image: Pixels,
-        halved: int,
-        crop: Crop,
-        annotation: Annotation,
-        boxes: Boxes,
-        draws: Draws,
-        out: Pixels,
-    ) -> RenderedView:
-        recipe = draw_recipe(self.config, crop, len(boxes), draws)
-        grid = on_grid(crop, Size(*image.shape[:2]), halved)
-        ignore = np.array([person.ignore for person in annotation.persons], bool)
-        placed, use = place_boxes(
-            boxes,
-            ignore,
-            Size(annotation.height, annotation.width),
-            grid,
-            recipe.flip,
-            self.config.thresholds,
+    def _shots(self, samples: tuple[Sample, Sample], draws: tuple[Draws, Draws]) -> list[Shot]:
+        one = samples[0] is samples[1]
+        first = _Frame.of(samples[0])
+        second = first if one else _Frame.of(samples[1])
+        crops = self._crop(first, draws[0]), self._crop(second, draws[1])
+        if one:
+            images = (self._decode(first, crops),) * 2
+        else:
+            _check_same_persons(samples)
+            images = self._decode(first, crops[:1]), self._decode(second, crops[1:])
+        return [
+            self._shot(*parts) for parts in zip((first, second), images, crops, draws, strict=True)
+        ]
+
+    def _crop(self, frame: _Frame, draws: Draws) -> Crop:
+        if self.task == "detection":
+            return scene_crop(frame.size, self.size, self.config.scene_scale, draws)
+        return canvas_crop(frame.size, frame.boxes, self.size, self.config.canvas_side, draws)
+
+    def _decode(self, frame: _Frame, crops: Sequence[Crop]) -> _Decoded:
+        halved = halvings(crops)
+        image, image_type = frame.sample.image, frame.sample.image_type
+        fast = self.config.mode in ("fast", "device")
+        return _Decoded(decode(image, image_type, halved, fast), halved)
+
+    def _shot(self, frame: _Frame, image: _Decoded, crop: Crop, draws: Draws) -> Shot:
+        recipe = draw_recipe(self.config, crop, len(frame.boxes), draws)
+        grid = on_grid(crop, Size(*image.pixels.shape[:2]), image.halved)
+        boxes, use = place_boxes(
+            frame.boxes, frame.ignore, frame.size, grid, recipe.flip, self.config.thresholds
         )
-        height, width = crop.size
+        return Shot(image.pixels, grid, recipe, boxes, use)
+
+    def _paint(self, shot: Shot, draws: Draws, out: Pixels) -> None:
+        height, width = shot.crop.size
         content = out[:height, :width]
-        content[:] = render(image, grid, recipe, self.config.mode)
-        erase(
-            content,
-            placed,
-            tuple(
-                part if fit else None
-                for part, fit in zip(recipe.erasures, use == Use.MATCH, strict=True)
-            ),
-        )
-        out[height:] = FILL_RGB
-        out[:height, width:] = FILL_RGB
-        return RenderedView(crop.size, placed, use)
+        render(shot.image, shot.crop, shot.recipe, self.config.mode, content)
+        if self.config.transform is not None:
+            transform(self.config.transform, content, draws)
+        for part in shot.erased().tolist():
+            fill(content, *part)
+        fill(out, 0, height, self.size.width, self.size.height)
+        fill(out, width, 0, self.size.width, height)
+
+
+def _lay_bases(shots: Sequence[Shot], buffers: Sequence[Pixels]) -> list[Warp]:
+    """One base for both views, or one for each."""
+    if len(buffers) == 1:
+        bases = [lay_base(shots[0].image, [shot.crop for shot in shots], buffers[0])] * 2
+    else:
+        bases = [lay_base(shot.image, [shot.crop], out) for shot, out in zip(shots, buffers)]
+    return [
+        Warp.of(base, shot.crop, shot.recipe, shot.erased()) for base, shot in zip(bases, shots)
+    ]
+
+
+def _check_same_persons(samples: tuple[Sample, Sample]) -> None:
+    """Of two variants: only pixels and boxes may differ."""
+    first, second = (
+        (sample.annotation.key, [(p.identity, p.ignore) for p in sample.annotation.persons])
+        for sample in samples
+    )
+    if first != second:
+        raise BadSample("its two variants do not show the same persons")
+
+
+def _join_view(pixels: Tensor, views: Sequence[RenderedView]) -> View:
+    return View(
+        pixels=pixels,
+        valid=torch.tensor([view.valid for view in views]),
+        boxes=torch.from_numpy(np.concatenate([view.boxes for view in views]).astype(np.float32)),
+        use=torch.from_numpy(np.concatenate([view.use for view in views])),
+    )

@@ -46,7 +46,7 @@ class LocalReplacement:
         self.file.flush()
         os.fsync(self.file.fileno())
         os.replace(self._scratch, self._target)
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
 
     def close(self) -> None:
         try:
@@ -82,7 +82,7 @@ def remove_if_dead(scratch: Path) -> None:
         scratch.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a rename outlast a power cut, where the file system can."""
     opened = os.open(folder, os.O_RDONLY)
     try:

@@ -1,16 +1,18 @@
 """The settings of a stream, as `stream:` in a run file has them."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.augment import AugmentConfig
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.node_cache import CacheConfig
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
+MixtureKey = Literal["scenes", "canvases"]
 
 
 class MixtureEntry(Config):
@@ -20,10 +22,22 @@ class MixtureEntry(Config):
     """URL of the shard set."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Its draws against those of the others; only ratios matter."""
+    selection: str | None = None
+    """File of `python -m pipeline select`: its samples alone are drawn."""
+
+
+class SegmentConfig(Config):
+    """Another mixture from a step on. Samples go on where they were: a dataset's epoch is not begun anew."""
+
+    from_step: Positive
+    scenes: tuple[MixtureEntry, ...] | None = None
+    """Left out: as before."""
+    canvases: tuple[MixtureEntry, ...] | None = None
+    """Left out: as before."""
 
 
 class StreamConfig(Config):
-    """What is streamed. All but `threads`, `prefetch` and `max_bad_share` decides what comes when."""
+    """What is streamed. From `threads` on, nothing decides what comes when."""
 
     seed: int = 0
     """Of the order and of the augmentation."""
@@ -31,6 +45,8 @@ class StreamConfig(Config):
     """Shard sets of whole scenes: detection, or search."""
     canvases: tuple[MixtureEntry, ...] = ()
     """Shard sets of re-ID crops on canvases."""
+    segments: tuple[SegmentConfig, ...] = ()
+    """Changes of the mixture, by the step that they begin with; one may be added to a run under way."""
     scene_batch: Count = 0
     """Scenes in a step, over all ranks and micro-steps; 0: no scenes."""
     canvas_batch: Count = 0
@@ -49,10 +65,34 @@ class StreamConfig(Config):
     """How the two views of an image are made."""
     threads: Positive = 2
     """Threads that read, decode and augment, in every rank."""
+    workers: Literal["threads", "processes"] = "threads"
+    """`processes`: each thread hands its work to a process, for transforms that hold the interpreter."""
     prefetch: Positive = 2
     """Micro-batches made ahead."""
+    cache: CacheConfig | None = None
+    """Where the shards of stores are kept on a node; none: they are read by ranges, a request a sample."""
+    check_tars: bool = False
+    """Hash each shard on a disk when it is opened first: reads it once more, at 1 to 2 GB/s of a core."""
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of a dataset's samples that may be unusable before the stream stops."""
+    max_bad_run: Positive = 100
+    """Unusable samples of a dataset in a row, in a rank's order, that stop the stream."""
+
+    @model_validator(mode="after")
+    def _check_segments(self) -> "StreamConfig":
+        steps = [segment.from_step for segment in self.segments]
+        if steps != sorted(set(steps)):
+            raise ValueError("segments must begin at steps that rise")
+        return self
+
+    def mixtures(self, key: MixtureKey) -> list[tuple[int, tuple[MixtureEntry, ...]]]:
+        """Every mixture that `key` has in turn, and the step that it begins with."""
+        found = [(0, self.scenes if key == "scenes" else self.canvases)]
+        for segment in self.segments:
+            entries = segment.scenes if key == "scenes" else segment.canvases
+            if entries is not None and entries != found[-1][1]:
+                found.append((segment.from_step, entries))
+        return found
 
 
 def check_sizes(config: StreamConfig, slices: int) -> None:

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
 
-from pipeline.annotation import Task
+from pipeline.annotation import Annotation, Task
 from pipeline.errors import UserError
+from pipeline.fields import FieldMap
 from pipeline.store import Location
 
 MANIFEST = "manifest.json"
@@ -116,6 +117,8 @@ class Shard:
     forgotten: int = 0
     supplement: bool = False
     """Holds samples that were quarantined in a planned shard and could be read on a later try."""
+    tar: str = ""
+    """Where another tool's tar lies: below the set, or the URL of one that lies elsewhere."""
 
     @property
     def files(self) -> tuple[str, str]:
@@ -168,11 +171,29 @@ class Manifest(_Record):
     quarantine_sha256: str = ""
     protocols: dict[str, str] = {}
     """sha256 of `protocols/NAME.parquet`, by name."""
+    foreign: bool = False
+    """Its tars were not written with it but indexed as they were: they may hold more than the index names."""
+    fields: FieldMap | None = None
+    """How the JSON in the tars is read, if it is not our annotation."""
     generation: int = 0
     parent: str | None = None
     """sha256 of the manifest that this generation was made from."""
     root: str | None = None
     """sha256 of the manifest that the first of these generations was made from: they have its slots."""
+
+    def annotation(self, data: bytes, key: str, size: tuple[int, int]) -> Annotation:
+        """A sample's JSON, with its image's height and width. Raises ValueError."""
+        if self.fields is None:
+            return Annotation.from_json(data)
+        return self.fields.annotate(
+            data,
+            key=key,
+            size=size,
+            dataset=self.dataset,
+            domain=self.domain,
+            split=self.split,
+            task=self.task,
+        )
 
     def to_json(self) -> bytes:
         """Its last entry is `digest`, the sha256 of all bytes before it."""
@@ -182,10 +203,11 @@ class Manifest(_Record):
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":
         """Raises ValueError if a byte is not as `to_json` wrote it, or (pydantic's) on another version."""
-        body = data[: data.rfind(DIGEST_ENTRY)]
-        if data != body + _digest_entry(body):
+        end = max(0, data.rfind(DIGEST_ENTRY))
+        body = memoryview(data)[:end]  # a manifest of many shards is tens of megabytes: no copies
+        if data[end:] != _digest_entry(body):
             raise ValueError("its content is not the one that its digest was made of")
-        return cls.model_validate_json(body + b"\n}")
+        return cls.model_validate_json(b"".join((body, b"\n}")))
 
 
 class DamagedManifest(UserError):
@@ -252,7 +274,9 @@ class ShardSet:
         return [shard for shard in self.manifest.shards if shard.variant == variant]
 
     def tar(self, shard: Shard) -> Location:
-        return self.location.child(tar_name(shard.variant, shard.name))
+        if "://" in shard.tar or shard.tar.startswith("/"):
+            return Location(shard.tar)
+        return self.location.child(shard.tar or tar_name(shard.variant, shard.name))
 
     def index(self, shard: Shard) -> pa.Table:
         """The shard's index; raises UserError if it is not the one that the manifest names."""
@@ -288,9 +312,15 @@ def read_parquet(data: bytes) -> pa.Table:
     return file.read(use_threads=False)
 
 
-def _digest_entry(body: bytes) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue().to_pybytes()
+
+
+def _digest_entry(body: bytes | memoryview) -> bytes:
     return DIGEST_ENTRY + sha256(body).encode() + b'"\n}\n'
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()

@@ -1,9 +1,10 @@
 """Files at a URL, through fsspec: local folders and object stores behind one small interface."""
 
+import asyncio
 import fcntl
 import os
+import random
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,18 +23,27 @@ from pipeline.replacement import (
     Replacement,
     remove_if_dead,
 )
+from pipeline.waiting import Abandoned, pause, wait_for, waiting_for
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """Object stores by scheme, and the package that fsspec reaches them through."""
-OPTIONS = {"s3": {"config_kwargs": {"response_checksum_validation": "when_required"}}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": {"response_checksum_validation": "when_required"}}
+}
 """Some stores, rclone's among them, answer a range with the checksum of the whole file: the client would
 refuse it. Whole files have hashes of our own."""
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 15
+"""Without a byte."""
 UPLOAD = {"s3": {"chunksize": 16 << 20, "max_concurrency": 4}}
 """Parts of an upload are held in memory; s3fs's own defaults may hold a whole shard."""
 AT_SCHEMES = ("abfs", "az")
 """Their URLs are CONTAINER@ACCOUNT."""
 ALLOWED_SCHEMES = ("file", "memory", *DRIVERS)
 ATTEMPTS = 5
+STORE_ATTEMPTS = 8
+"""Calls of a store, which may be away for longer than a disk: pauses of 25 s in all. One that takes
+connections and says nothing is given up after STORE_ATTEMPTS * READ_TIMEOUT_S more, 145 s together."""
 FIRST_WAIT_S = 0.2
 FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -88,6 +98,22 @@ class Location:
     def path(self) -> str:
         return self._opened[1]
 
+    @cached_property
+    def _reading_fs(self) -> fsspec.AbstractFileSystem:
+        """For s3 a client that tries once: attempts of botocore, s3fs and ours would multiply to hours."""
+        if self.scheme != "s3":
+            return self.fs
+        once = {
+            **OPTIONS["s3"]["config_kwargs"],
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
+            "retries": {"total_max_attempts": 1},
+        }
+        # One read at once, so that s3fs does not ask for the size before every read of a whole file.
+        fs, _ = fsspec.core.url_to_fs(self.url, config_kwargs=once, max_concurrency=1)
+        fs.retries = 1
+        return fs
+
     @property
     def scheme(self) -> str:
         return urlsplit(self.url).scheme
@@ -104,7 +130,7 @@ class Location:
 
     def size(self) -> int:
         """Bytes; raises FileNotFoundError."""
-        return int(self._call(lambda: self.fs.size(self.path)))
+        return int(self._call(lambda: self._ask("size")))
 
     def file_size(self) -> int | None:
         """Bytes; None if there is no file, or a folder."""
@@ -116,9 +142,31 @@ class Location:
 
     def read(self, start: int = 0, end: int | None = None) -> bytes:
         """Bytes [start, end) of the file; raises FileNotFoundError."""
-        if start == 0 and end is None:
-            return self._call(lambda: self.fs.cat_file(self.path))
-        return self._call(lambda: self.fs.cat_file(self.path, start=start, end=end))
+        limits = {} if start == 0 and end is None else {"start": start, "end": end}
+        content: bytes = self._call(lambda: self._ask("cat_file", **limits))
+        return content
+
+    @contextmanager
+    def needed(self) -> Iterator[None]:
+        """For who cannot go on without the file: whatever keeps it from being read is a UserError."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"{self.url} is missing, though the manifest names it. Bring it back, or run the "
+                "sharding job again."
+            ) from None
+        except PermissionError as error:
+            raise UserError(
+                f"not allowed to read {self.url} ({error}). Check the credentials of this process and the "
+                "rights they give."
+            ) from None
+        except OSError as error:
+            tried = "" if self.is_local else f", {STORE_ATTEMPTS} times with growing pauses"
+            raise UserError(
+                f"cannot read {self.url} (tried{tried}: {error}). Check the disk, or the network and the "
+                "store; then resume the run, which loses nothing."
+            ) from None
 
     def write(self, data: bytes) -> None:
         """Replaces the file as a whole: readers see the old bytes or the new, never a part."""
@@ -218,7 +266,18 @@ class Location:
 
     def _call(self, call: Callable[[], T]) -> T:
         """`call` by `retry`. Clients of stores have errors of their own, which come out as OSError."""
-        return retry(call if self.is_local else lambda: _with_os_errors(call))
+        if self.is_local:
+            return retry(call)
+        with waiting_for(self.url):
+            return retry(lambda: _with_os_errors(call), STORE_ATTEMPTS)
+
+    def _ask(self, what: str, **options: int | None) -> Any:
+        """What a method of fsspec says; raises Abandoned when nobody wants to know any more."""
+        fs = self._reading_fs
+        if not fs.async_impl:
+            return getattr(fs, what)(self.path, **options)
+        answer = getattr(fs, f"_{what}")(self.path, **options)
+        return wait_for(asyncio.run_coroutine_threadsafe(answer, fs.loop))
 
     def _find(self) -> dict[str, dict[str, Any]]:
         self.fs.invalidate_cache()
@@ -254,21 +313,22 @@ def _with_os_errors(call: Callable[[], T]) -> T:
     """`call()`; whatever it raises of its own is raised as OSError, which Ray can also carry home."""
     try:
         return call()
-    except (OSError, UserError):
+    except (OSError, UserError, Abandoned):
         raise
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def retry(call: Callable[[], T]) -> T:
+def retry(call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
     """`call()`, again after a growing pause while it raises an OSError that may pass."""
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         try:
             return call()
         except FINAL_ERRORS:
             raise
         except OSError:
-            if attempt == ATTEMPTS - 1:
+            if attempt == attempts - 1:
                 raise
-            time.sleep(FIRST_WAIT_S * 2**attempt)
+            # Not all ranks at one moment.
+            pause(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1))
     raise AssertionError("unreachable")

@@ -6,21 +6,26 @@ is a number, whatever the world size, accumulation and threads of either run.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import cv2
 
+from pipeline.ahead import fetch_ahead
+from pipeline.batch import Batch
 from pipeline.identities import Identities
 from pipeline.ledger import Ledger
-from pipeline.loading import Batches, LoaderStats, Part
+from pipeline.loading import Batches, Part
 from pipeline.opening import open_tasks
 from pipeline.render import TaskName
 from pipeline.settings import StreamConfig, check_sizes
+from pipeline.stats import StreamStats
 from pipeline.task import TaskStream
 
-ORDER_VERSION = 1
+ORDER_VERSION = 2
 """Raised with every change of the code that moves a sample or a pixel."""
 
 Ids = dict[str, list[tuple[int, str]]]
@@ -40,8 +45,9 @@ class Stream:
     ) -> None:
         self.config, self.identities, self.ledger = config, identities, ledger
         self.rank, self.world_size, self.accumulation = part
-        self.stats = LoaderStats()
         self.tasks = tasks
+        readers = [reader for task in tasks.values() for reader in task.readers]
+        self.stats = StreamStats(tuple(dict.fromkeys(r.name for r in readers)), ledger)
 
     @classmethod
     def open(
@@ -51,13 +57,17 @@ class Stream:
         world_size: int = 1,
         accumulation: int = 1,
         ledger_path: Path | None = None,
+        identities: Identities | None = None,
     ) -> "Stream":
-        """Reads manifests alone. Raises UserError on a missing shard set and on sizes that do not fit."""
+        """Reads manifests alone. `identities`: those of the run that is resumed, they keep their rows.
+
+        Raises UserError on a missing shard set and on sizes that do not fit.
+        """
         check_sizes(config, world_size * accumulation)
         cv2.setNumThreads(1)  # a thread of ours per sample is parallel enough
-        tasks, identities = open_tasks(config, world_size)
-        ledger = Ledger(config.max_bad_share, ledger_path)
-        return cls(config, tasks, identities, ledger, (rank, world_size, accumulation))
+        tasks, numbered = open_tasks(config, world_size, identities)
+        ledger = Ledger(config.max_bad_share, config.max_bad_run, ledger_path)
+        return cls(config, tasks, numbered, ledger, (rank, world_size, accumulation))
 
     @property
     def domains(self) -> dict[str, tuple[str, ...]]:
@@ -68,31 +78,37 @@ class Stream:
     @property
     def definition(self) -> dict[str, Any]:
         """Everything that decides what comes when, to be stored with a run."""
-        return {
-            "order_version": ORDER_VERSION,
-            "seed": self.config.seed,
-            "views": self.config.views.model_dump(mode="json"),
-            "tasks": {
-                name: {
-                    "batch": task.batch,
-                    "size": list(task.size),
-                    "group": task.order.group,
-                    "lanes": task.order.lanes,
-                    "block": task.order.block,
-                    "cycle": task.order.mixture.cycle,
-                    "sources": [
-                        {"name": r.name, "turns": turns, "manifest": r.shard_set.root_sha256}
-                        for r, turns in zip(task.readers, task.order.mixture.counts, strict=True)
-                    ],
-                }
-                for name, task in self.tasks.items()
-            },
-        }
+        return self._definition(None)
 
     @property
     def digest(self) -> str:
         """Two streams with one digest are the same stream: a position means the same in both."""
-        return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
+        return _digest(self.definition)
+
+    def history_digest(self, step: int) -> str:
+        """Of what was streamed before `step`: later segments of the mixture do not count."""
+        return _digest(self._definition(step))
+
+    @property
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """What is read for `definition`: of a set, any generation will do."""
+        readers = [reader for task in self.tasks.values() for reader in task.readers]
+        return {
+            reader.name: {
+                "manifest": reader.shard_set.manifest_sha256,
+                "generation": reader.manifest.generation,
+            }
+            for reader in readers
+        }
+
+    def _definition(self, before: int | None) -> dict[str, Any]:
+        """Up to a step."""
+        return {
+            "order_version": ORDER_VERSION,
+            "seed": self.config.seed,
+            "views": self.config.views.model_dump(mode="json"),
+            "tasks": {name: task.definition(before) for name, task in self.tasks.items()},
+        }
 
     def batches(self, start: int = 0, stop: int | None = None) -> Batches:
         """For each of the steps [start, stop) this rank's `accumulation` micro-batches, one by one.
@@ -101,10 +117,19 @@ class Stream:
         which ends the threads.
         """
         steps = count(start) if stop is None else range(start, stop)
-        parts = (part for step in steps for part in self.parts(step))
-        return Batches(
-            self.tasks, parts, self.config.threads, self.config.prefetch, self.stats, self.ledger
-        )
+        return self._batches(part for step in steps for part in self.parts(step))
+
+    def one(self, task: TaskName, position: int) -> Batch:
+        """The sample at a position alone, as its batch has it, whatever this rank's part is."""
+        step = position // self.tasks[task].batch
+        with self._batches(iter([Part(step, {task: range(position, position + 1)})])) as batches:
+            return next(batches)
+
+    def _batches(self, parts: Iterator[Part]) -> Batches:
+        if self.config.cache is not None:
+            parts = fetch_ahead(parts, self.tasks, self.config.cache)
+        reopen = partial(open_tasks, self.config, self.world_size, self.identities)
+        return Batches(self.tasks, parts, self.config, reopen, self.stats)
 
     def parts(self, step: int) -> list[Part]:
         """The positions of this rank's micro-batches."""
@@ -134,11 +159,10 @@ class Stream:
             for part in self.parts(step)
         ]
 
-    @property
-    def data_wait_s(self) -> float:
-        """Seconds that the consumer of batches has waited so far."""
-        return self.stats.wait_s
-
     @staticmethod
     def _ids(task: TaskStream, positions: range) -> list[tuple[int, str]]:
         return [(position, task.key(position)) for position in positions]
+
+
+def _digest(definition: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()

@@ -1,70 +1,104 @@
-"""The bytes of a shard's tar, wherever it lies; its size is checked before the first is read."""
+"""The bytes of a shard's tar, read in place, out of the node's cache, or by ranges from a store."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from pipeline.cache import Cache
-from pipeline.errors import UserError
+from pipeline.genuine import check_sha256, check_size
+from pipeline.local import file_sha256
+from pipeline.node_cache import NodeCache, at_once
+from pipeline.read_stats import ReadStats
 from pipeline.shards import Shard, ShardSet
 from pipeline.store import Location
+from pipeline.waiting import Abandoned, pause
 
 
 class Tar(Protocol):
     def read(self, start: int, end: int) -> bytes:
-        """Bytes [start, end), fewer where the file ends before."""
+        """Bytes [start, end), fewer where the file ends before. Raises UserError if they cannot be had."""
         ...
 
 
 class Tars:
-    """The tars of a shard set; the `capacity` used last stay open."""
+    """The tars of a shard set; the `capacity` used last stay open.
 
-    def __init__(self, shard_set: ShardSet, capacity: int) -> None:
-        self._shard_set = shard_set
+    Those of a store come whole out of `cache`, or by ranges where there is none. A tar in place is checked by
+    its size, once; with `check_hashes` by its hash as well, which reads all of it.
+    """
+
+    def __init__(
+        self,
+        shard_set: ShardSet,
+        capacity: int,
+        cache: NodeCache | None = None,
+        check_hashes: bool = False,
+    ) -> None:
+        self.stats = ReadStats()
+        self._shard_set, self._node_cache, self._check_hashes = shard_set, cache, check_hashes
         self._open: Cache[tuple[int, str], Tar] = Cache(capacity)
         self._checked: set[tuple[int, str]] = set()
 
-    def get(self, shard: Shard) -> Tar:
-        """Raises UserError on a tar that is missing or has not the size that the manifest says."""
-        return self._open.get((shard.variant, shard.name), lambda: self._open_tar(shard))
+    def get(self, shard: Shard, can_wait: Callable[[], bool] = at_once) -> Tar:
+        """Raises UserError on a tar that is missing, cannot be read, or is not the manifest's.
 
-    def _open_tar(self, shard: Shard) -> Tar:
+        While `can_wait`, nothing is fetched that has no room in the cache.
+        """
+        while True:
+            try:
+                return self._open.get(
+                    (shard.variant, shard.name), lambda: self._open_tar(shard, can_wait)
+                )
+            except Abandoned:  # perhaps not by this thread, but by the one whose work it waited for
+                pause(0)
+
+    def _open_tar(self, shard: Shard, can_wait: Callable[[], bool]) -> Tar:
         location = self._shard_set.tar(shard)
-        try:
+        if location.is_local:
+            return self._open_local(location, shard)
+        if self._node_cache is not None:
+            file = self._node_cache.open(location, shard, self.stats, can_wait)
+            return _FileTar(location, file, self.stats)
+        if (shard.variant, shard.name) not in self._checked:
+            with location.needed():
+                check_size(location, location.size(), shard)
+            self._checked.add((shard.variant, shard.name))
+        return _RemoteTar(location, self.stats)
+
+    def _open_local(self, location: Location, shard: Shard) -> Tar:
+        with location.needed():
+            tar = _FileTar(location, os.open(location.path, os.O_RDONLY), self.stats)
             if (shard.variant, shard.name) not in self._checked:
-                self._check_size(location, shard)
+                check_size(location, location.size(), shard)
+                if self._check_hashes:
+                    check_sha256(location, file_sha256(Path(location.path)), shard)
                 self._checked.add((shard.variant, shard.name))
-            return _LocalTar(location) if location.is_local else _RemoteTar(location)
-        except FileNotFoundError:
-            raise UserError(
-                f"{location.url} is missing, though the manifest names it. Bring it back, or run the "
-                "sharding job again."
-            ) from None
-
-    def _check_size(self, location: Location, shard: Shard) -> None:
-        size = location.size()
-        if size != shard.tar_bytes:
-            raise UserError(
-                f"{location.url} has {size} bytes, but the manifest says {shard.tar_bytes}: it was cut or "
-                f"exchanged. `python -m sharding verify {self._shard_set.url}` tells what else is wrong."
-            )
+            return tar
 
 
-class _LocalTar:
+class _FileTar:
     """Reads by pread: no shared file position, and the interpreter is free meanwhile."""
 
-    def __init__(self, location: Location) -> None:
-        self._file = os.open(location.path, os.O_RDONLY)
+    def __init__(self, location: Location, file: int, stats: ReadStats) -> None:
+        self._location, self._file, self._stats = location, file, stats
 
     def read(self, start: int, end: int) -> bytes:
-        return os.pread(self._file, end - start, start)
+        with self._location.needed():
+            data = os.pread(self._file, end - start, start)
+        self._stats.add(read=len(data))
+        return data
 
     def __del__(self) -> None:
         os.close(self._file)
 
 
 class _RemoteTar:
-    def __init__(self, location: Location) -> None:
-        self._location = location
+    def __init__(self, location: Location, stats: ReadStats) -> None:
+        self._location, self._stats = location, stats
 
     def read(self, start: int, end: int) -> bytes:
-        return self._location.read(start, end)
+        with self._location.needed():
+            data = self._location.read(start, end)
+        self._stats.add(read=len(data), fetched=len(data))
+        return data

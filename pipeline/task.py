@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from pipeline.keyed import Draws
 from pipeline.ledger import BadRecord
 from pipeline.order import Order, Place
 from pipeline.render import RenderedView, Renderer, TaskName
-from pipeline.samples import BadSample, SampleReader
+from pipeline.samples import BadSample, Sample, SampleReader
 from pipeline.views import Size
 
 MOST_REPLACEMENTS = 16
@@ -35,6 +36,17 @@ class Rendered:
     """Samples that were to come here and could not be used."""
 
 
+class Exhausted(UserError):
+    """Neither a sample nor what could replace it is usable."""
+
+    def __init__(self, message: str, replaced: tuple[BadRecord, ...]) -> None:
+        super().__init__(message, replaced)  # both, or it could not be sent between processes
+        self.message, self.replaced = message, replaced
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class TaskStream:
     """Every method is a pure function of the position, and safe in threads."""
 
@@ -49,11 +61,32 @@ class TaskStream:
     ) -> None:
         self.name, self.order, self.readers, self.size = name, order, readers, size
         self.domains = tuple(dict.fromkeys(reader.manifest.domain for reader in readers))
-        self._renderer, self._identities = Renderer(name, size, views), identities
+        self.renderer, self._identities = Renderer(name, size, views), identities
 
     @property
     def batch(self) -> int:
         return self.order.batch
+
+    def definition(self, before_step: int | None) -> dict[str, Any]:
+        """What decides which samples come, up to a step: its sources and the turns that each has."""
+        stretches = self.order.stretches_before(before_step)
+        sources = 1 + max(max(stretch.members) for stretch in stretches)
+        return {
+            "batch": self.batch,
+            "size": list(self.size),
+            "group": self.order.group,
+            "lanes": self.order.lanes,
+            "block": self.order.block,
+            "sources": [reader.definition for reader in self.readers[:sources]],
+            "segments": [
+                {
+                    "first_step": stretch.first_batch,
+                    "cycle": stretch.mixture.cycle,
+                    "turns": dict(zip(stretch.members, stretch.mixture.counts, strict=True)),
+                }
+                for stretch in stretches
+            ],
+        }
 
     def key(self, position: int) -> str:
         """The sample that the order asks for, which is another than the one delivered if it is bad."""
@@ -61,10 +94,21 @@ class TaskStream:
             key = self.readers[place.source].key(place.shard, place.slot)
             if key is not None:
                 return key
-        raise self._exhausted(position, "all of them were forgotten")
+        raise self._exhausted(position, ())
 
-    def render(self, position: int, out: tuple[Pixels, Pixels]) -> Rendered:
-        """Fills two (H, W, 3) views with the sample at `position`, or with what replaces it."""
+    def place(self, position: int, key: str) -> Place:
+        """Where the sample `key` lies that came at `position`: in its place, or in a replacement's."""
+        return next(
+            place
+            for place in self._places(position)
+            if self.readers[place.source].key(place.shard, place.slot) == key
+        )
+
+    def render(self, position: int, out: tuple[Pixels, ...]) -> Rendered:
+        """Fills `out`, as `Renderer.render` does, with the sample at `position` or what replaces it.
+
+        Raises Exhausted.
+        """
         replaced: list[BadRecord] = []
         for place in self._places(position):
             key = self.readers[place.source].key(place.shard, place.slot)
@@ -78,7 +122,7 @@ class TaskStream:
                 url, offset = self.origin(place)
                 error.add_note(f"while reading sample {key} in {url} at byte {offset}")
                 raise
-        raise self._exhausted(position, replaced[-1].reason if replaced else "all were forgotten")
+        raise self._exhausted(position, tuple(replaced))
 
     def _places(self, position: int) -> Iterator[Place]:
         yield self.order.at(position)
@@ -86,15 +130,15 @@ class TaskStream:
             yield self.order.replacement(position, attempt)
 
     def _render(
-        self, place: Place, out: tuple[Pixels, Pixels], replaced: tuple[BadRecord, ...]
+        self, place: Place, out: tuple[Pixels, ...], replaced: tuple[BadRecord, ...]
     ) -> Rendered:
         reader = self.readers[place.source]
-        sample = reader.read(self._variant(place), place.shard, place.slot)
-        annotation = sample.annotation
+        samples = self._read(place)
+        annotation = samples[0].annotation
         first, second = (
             Draws(self.order.seed, "view", annotation.key, place.epoch, view) for view in (0, 1)
         )
-        views = self._renderer.render(sample, (first, second), out)
+        views = self.renderer.render(samples, (first, second), out)
         rows = [self._identities.row(annotation.dataset, p.identity) for p in annotation.persons]
         return Rendered(
             key=annotation.key,
@@ -105,22 +149,44 @@ class TaskStream:
             replaced=replaced,
         )
 
-    def _variant(self, place: Place) -> int:
-        """Each epoch reads the next variant, so that no placement of a crop is for ever."""
-        return place.epoch % self.readers[place.source].manifest.variants
+    def _read(self, place: Place) -> tuple[Sample, Sample]:
+        """For each view; one and the same unless each has a variant of its own."""
+        reader, (first, second) = self.readers[place.source], self.variants(place)
+        sample = reader.read(first, place.shard, place.slot)
+        if second == first:
+            return sample, sample
+        try:
+            return sample, reader.read(second, place.shard, place.slot)
+        except BadSample as problem:
+            raise BadSample(
+                f"in variant {second}, which is for its other view: {problem}"
+            ) from None
+
+    def variants(self, place: Place) -> tuple[int, int]:
+        """Each epoch reads the next variant, so that no placement of a crop is for ever.
+
+        With `two_variants` the second view of a canvas reads another: V (V - 1) epochs have every pair.
+        """
+        count = self.readers[place.source].manifest.variants
+        first = place.epoch % count
+        if self.name != "reid" or not self.renderer.config.two_variants:
+            return first, first
+        return first, (first + 1 + place.epoch // count % (count - 1)) % count
 
     def origin(self, place: Place) -> tuple[str, int]:
         reader = self.readers[place.source]
-        return reader.origin(self._variant(place), place.shard, place.slot)
+        return reader.origin(self.variants(place)[0], place.shard, place.slot)
 
     def _record(self, position: int, place: Place, key: str, reason: str) -> BadRecord:
         url, offset = self.origin(place)
         return BadRecord(self.readers[place.source].name, key, url, offset, position, reason)
 
-    def _exhausted(self, position: int, why: str) -> UserError:
+    def _exhausted(self, position: int, replaced: tuple[BadRecord, ...]) -> Exhausted:
         reader = self.readers[self.order.at(position).source]
-        return UserError(
+        why = replaced[-1].reason if replaced else "all of them were forgotten"
+        return Exhausted(
             f"{reader.shard_set.url}: the sample at position {position} cannot be used, nor can "
             f"{MOST_REPLACEMENTS} that could replace it; the last one: {why}. "
-            f"`python -m sharding verify {reader.shard_set.url}` tells what is wrong."
+            f"`python -m sharding verify {reader.shard_set.url}` tells what is wrong.",
+            replaced,
         )

@@ -4,6 +4,7 @@ Shapes: P persons of the image. Boxes are xyxy.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,8 +91,8 @@ def canvas_crop(image: Size, boxes: Boxes, view: Size, side: Range, draws: Draws
     return Crop((x1, y1, x1 + width, y1 + height), view)
 
 
-def halvings(crops: tuple[Crop, Crop]) -> int:
-    """How often the source can be halved so that neither view has to enlarge it."""
+def halvings(crops: Sequence[Crop]) -> int:
+    """How often the source can be halved so that no view has to enlarge it."""
     shrink = min(crop.shrink() for crop in crops)
     return min(MOST_HALVINGS, max(0, int(math.log2(shrink))))
 
@@ -120,13 +121,12 @@ def place_boxes(
     whole = _area(inside)
     share = np.divide(_area(seen), whole, out=np.zeros_like(whole), where=whole > 0)
 
-    origin = np.array([crop.x1, crop.y1] * 2)
-    stretch = np.array(
-        [crop.size.width / (crop.x2 - crop.x1), crop.size.height / (crop.y2 - crop.y1)] * 2
-    )
-    placed = (seen - origin) * stretch
+    across = crop.size.width / (crop.x2 - crop.x1)
+    down = crop.size.height / (crop.y2 - crop.y1)
+    placed = (seen - np.array([crop.x1, crop.y1] * 2)) * np.array([across, down] * 2)
     if flip:
         placed[:, [0, 2]] = crop.size.width - placed[:, [2, 0]]
+    placed = clip(placed, (0, 0, crop.size.width, crop.size.height))  # rounding may leave it
     use = _judge(share, placed, ignore, thresholds)
     placed[use == Use.ABSENT] = 0
     return placed, use
@@ -135,11 +135,12 @@ def place_boxes(
 def clip(boxes: Boxes, window: tuple[float, float, float, float]) -> Boxes:
     """The boxes inside `window`; one that lies outside shrinks to a line on its border."""
     x1, y1, x2, y2 = window
-    return np.clip(boxes, [x1, y1, x1, y1], [x2, y2, x2, y2])
+    low, high = np.array([x1, y1, x1, y1], float), np.array([x2, y2, x2, y2], float)
+    return np.minimum(np.maximum(boxes, low), high)
 
 
 def _area(boxes: Boxes) -> NDArray[np.float64]:
-    return (boxes[:, 2] - boxes[:, 0]).clip(0) * (boxes[:, 3] - boxes[:, 1]).clip(0)
+    return np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(1)
 
 
 def _judge(

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, run_command
+from pipeline.filters import read_names
 from pipeline.shards import DamagedManifest, ShardSet
 from pipeline.store import Location
 from sharding.datasets import ADAPTERS
 from sharding.destination import check_destination
-from sharding.filters import read_names
 from sharding.miniature import MiniatureConfig
 from sharding.miniature import write as write_miniature
 from sharding.plan import PlanConfig

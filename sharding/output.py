@@ -6,30 +6,27 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.accounting import ShardAccount, account_shard, add_up
 from pipeline.annotation import Task
 from pipeline.errors import UserError
 from pipeline.shards import (
-    FORGOTTEN,
     MANIFEST,
-    OK,
     QUARANTINE,
-    QUARANTINED,
     CountCheck,
     Manifest,
     Shard,
     ShardFile,
     index_name,
+    parquet_bytes,
     protocol_name,
     read_parquet,
     sha256,
 )
 from pipeline.store import Location
-from sharding.accounting import ShardAccount, account_shard, add_up
+from pipeline.written import WrittenIndex, read_indexes
 from sharding.datasets.base import Adapter, Listing
-from sharding.index import WrittenIndex, read_indexes
 from sharding.plan import PLAN_VERSION, Plan, PlanConfig, deciding_settings, differences
 from sharding.protocols import restrict
-from sharding.writer import parquet_bytes
 
 LARGEST_GROUPS = 3
 
@@ -96,7 +93,7 @@ def complete(
                 raise UserError(
                     f"{out.url}/{file} vanished or was replaced while the job ran: run it again."
                 )
-            shards.append(_shard(wanted[file], variant, written, wanted[file] in supplements))
+            shards.append(written.shard(wanted[file], variant, wanted[file] in supplements))
             if variant == 0:
                 accounts.append(account_shard(shards[-1], written.table))
     account = add_up(accounts)
@@ -179,21 +176,6 @@ def _grouped(quarantined: pa.Table) -> str:
     if rest := sum(number for _, number in groups[LARGEST_GROUPS:]):
         shown.append(f"{rest:,} for other reasons")
     return ", ".join(shown)
-
-
-def _shard(name: str, variant: int, written: WrittenIndex, supplement: bool) -> Shard:
-    return Shard(
-        name=name,
-        variant=variant,
-        tar_bytes=written.tar_bytes,
-        tar_sha256=written.tar_sha256,
-        index_sha256=written.sha256,
-        planned=written.table.num_rows,
-        ok=written.count(OK),
-        quarantined=written.count(QUARANTINED),
-        forgotten=written.count(FORGOTTEN),
-        supplement=supplement,
-    )
 
 
 def _manifest(plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:

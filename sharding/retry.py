@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pipeline.accounting import account_shard, add_up
 from pipeline.errors import UserError
 from pipeline.shards import MANIFEST, Manifest, index_name
 from pipeline.store import Location
-from sharding.accounting import account_shard, add_up
+from pipeline.written import read_indexes
 from sharding.datasets.base import Listing, SourceSample
-from sharding.index import read_indexes
 from sharding.output import (
     complete,
     find_manifest,

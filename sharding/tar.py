@@ -1,10 +1,6 @@
 """A deterministic tar: POSIX ustar, plain members in the order given, no owner, no time."""
 
 import hashlib
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pipeline.store import Location
@@ -48,22 +44,6 @@ class TarWriter:
         self._new.file.write(data)
         self._digest.update(data)
         self.size += len(data)
-
-
-@contextmanager
-def local_copy(location: Location) -> Iterator[Path]:
-    """The file itself, or what was downloaded of it. Raises FileNotFoundError."""
-    if location.is_local:
-        yield Path(location.path)
-        return
-    with tempfile.NamedTemporaryFile() as copy:
-        location.download(copy.name)
-        yield Path(copy.name)
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def ustar_header(name: str, size: int) -> bytes:

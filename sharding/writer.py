@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.shards import INDEX_SCHEMA, OK, QUARANTINED, index_name, tar_name
+from pipeline.shards import INDEX_SCHEMA, OK, QUARANTINED, index_name, parquet_bytes, tar_name
 from pipeline.store import Location
 from sharding.convert import VANISHED, Conversion, Member, NeedsMemory, convert, read_sample
 from sharding.image import Fault
@@ -173,9 +172,3 @@ def _index_bytes(rows: list[dict[str, Any]], job: ShardJob, tar: TarWriter) -> b
         "tar_sha256": tar.sha256,
     }
     return parquet_bytes(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA.with_metadata(metadata)))
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue().to_pybytes()

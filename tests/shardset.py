@@ -188,4 +188,7 @@ def _row(item: Item, members: dict[str, tuple[int, int]]) -> dict[str, object]:
         row["image_offset"], row["image_size"] = members[f"{record.key}.{item.image_type}"]
         row["json_offset"], row["json_size"] = members[f"{record.key}.json"]
         row["width"], row["height"] = record.width, record.height
+        row["persons"] = sum(not person.ignore for person in record.persons)
+        row["ignored"] = sum(person.ignore for person in record.persons)
+        row["identities"] = [p.identity for p in record.persons if p.identity]
     return row

@@ -25,6 +25,7 @@ from pipeline.shards import (
     Manifest,
     ShardSet,
     index_name,
+    parquet_bytes,
     protocol_name,
     sha256,
     tar_name,
@@ -35,7 +36,6 @@ from sharding.datasets.base import FaultySample
 from sharding.filters import read_names
 from sharding.upkeep.forget import forget
 from sharding.upkeep.verify import verify
-from sharding.writer import parquet_bytes
 
 GONE = "train:2"
 SETTINGS: dict[str, Any] = {

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pipeline.batch import Batch, Images, View
 from pipeline.digest import SampleDigest
+from pipeline.ledger import Ledger
+from pipeline.stats import StreamStats
 from training.hybrid import StepOutput
 from training.metrics import LogConfig, Metrics, console_line, truncate_lines
 
@@ -89,6 +91,15 @@ def metrics(folder: Path, **changes: Any) -> Metrics:
     return Metrics(folder, device=CPU, **(settings | changes))
 
 
+def stream_stats(ok: int = 6, bad: int = 1, **reads: int) -> StreamStats:
+    ledger = Ledger(most_bad=1.0, longest_run=100)
+    ledger.decoded["crowd/train"], ledger.bad["crowd/train"] = ok, bad
+    stats = StreamStats(("crowd/train", "msmt17/train"), ledger, wait_s=0.0)
+    stats.reads.update(reads)
+    stats.positions = {"detection": 2, "reid": 4}
+    return stats
+
+
 def read_lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -102,7 +113,7 @@ def run_two_steps(
                 [Batch(step, images([step]), images([2 * step, 2 * step + 1]))],
                 list(map(output, losses)),
             )
-        m.log(2, 0.1, torch.tensor(grad_norm), data_wait_s=0.0, statistics={"lut_fill": 0.5})
+        m.log(2, 0.1, torch.tensor(grad_norm), stream_stats(), statistics={"lut_fill": 0.5})
     return read_lines(folder)[-1]
 
 
@@ -119,6 +130,28 @@ def test_a_line_holds_means_over_its_steps(
     assert line["sample_digest"] == digest_of(Batch(0, images([0, 1]), images([0, 1, 2, 3])))
     assert "step  2/10  loss  8.000 = oim  8.000  |" in capsys.readouterr().out
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_line_says_what_the_data_came_from(tmp_path: Path) -> None:
+    """Rates are of what was added since the last line, counts and the share of hits since the start."""
+    with metrics(tmp_path) as m:
+        for step, stats in (
+            (2, stream_stats(ok=6, bad=1, bytes_read=1000)),
+            (4, stream_stats(ok=9, bad=3, bytes_read=4000, cache_hits=3, cache_misses=1)),
+        ):
+            stats.wait_s = step / 1000
+            m.add([Batch(step, images([step]), None)], [output(1.0)])
+            m.log(step, 0.1, torch.tensor(1.0), stats, {})
+    first, second = (line["data"] for line in read_lines(tmp_path))
+    assert "cache_hit_share" not in first
+    assert second["cache_hit_share"] == 0.75
+    assert second["bad_samples"] == {"crowd/train": 3, "msmt17/train": 0}
+    assert second["position"] == {"detection": 2, "reid": 4}
+    rates = second["images_per_s"]
+    assert rates["msmt17/train"] == 0
+    assert second["bytes_read_per_s"] / rates["crowd/train"] == pytest.approx(1000)
+    wait = read_lines(tmp_path)[1]["data_wait"]
+    assert wait / rates["crowd/train"] == pytest.approx(0.002 / 3)
 
 
 def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:

@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 
 from pipeline.keyed import Draws, permutation
 from pipeline.mixture import Mixture, assign_turns, quantise, shake_turns
-from pipeline.order import Order, Place, Source, default_lanes, shuffle_block
+from pipeline.order import Order, Place, Segment, Source, default_lanes, shuffle_block
 
 
 def source(name: str, slots: list[int], run_length: int = 1) -> Source:
     return Source(
         name, tuple(slots), lambda shard: np.arange(slots[shard], dtype=np.int32) // run_length
     )
+
+
+def mixed(*weights: float) -> list[Segment]:
+    """One mixture for ever."""
+    return [Segment(0, dict(enumerate(weights)))]
 
 
 @settings(max_examples=25, deadline=None)
@@ -116,7 +121,7 @@ def walk(order: Order, positions: range) -> list[Place]:
 
 
 def test_an_epoch_is_every_slot_once() -> None:
-    order = Order(1, 4, [source("a", [3, 0, 5, 4, 2])], [1], lanes=1, block=2)
+    order = Order(1, 4, [source("a", [3, 0, 5, 4, 2])], mixed(1), lanes=1, block=2)
     for epoch in range(3):
         places = walk(order, range(epoch * 14, (epoch + 1) * 14))
         assert {place.epoch for place in places} == {epoch}
@@ -127,7 +132,7 @@ def test_an_epoch_is_every_slot_once() -> None:
 
 def test_lanes_have_their_own_shards_and_see_them_once_an_epoch() -> None:
     lanes, batch = 2, 4
-    order = Order(5, batch, [source("a", [6] * 8), source("b", [4] * 3)], [2, 1], lanes)
+    order = Order(5, batch, [source("a", [6] * 8), source("b", [4] * 3)], mixed(2, 1), lanes)
     by_lane: dict[int, list[Place]] = {0: [], 1: []}
     for position in range(600):
         place = order.at(position)
@@ -142,24 +147,24 @@ def test_lanes_have_their_own_shards_and_see_them_once_an_epoch() -> None:
 
 
 def test_a_dataset_of_few_shards_is_shared_by_all_lanes() -> None:
-    order = Order(5, 8, [source("a", [6] * 7)], [1], lanes=2)
+    order = Order(5, 8, [source("a", [6] * 7)], mixed(1), lanes=2)
     assert len({place[2:] for place in walk(order, range(42))}) == 42
 
 
 def test_empty_shards_do_not_starve_a_lane() -> None:
-    order = Order(5, 8, [source("a", [3, 0, 0, 0, 2, 0, 0, 0])], [1], lanes=2)
+    order = Order(5, 8, [source("a", [3, 0, 0, 0, 2, 0, 0, 0])], mixed(1), lanes=2)
     assert len({place[2:] for place in walk(order, range(5))}) == 5
 
 
 def test_shards_of_a_block_come_together() -> None:
-    order = Order(2, 1, [source("a", [10] * 8)], [1], lanes=1, block=2)
+    order = Order(2, 1, [source("a", [10] * 8)], mixed(1), lanes=1, block=2)
     for block in range(4):
         assert len({p.shard for p in walk(order, range(block * 20, block * 20 + 20))}) == 2
 
 
 def test_any_position_is_found_without_the_ones_before() -> None:
     def fresh() -> Order:
-        return Order(7, 6, [source("a", [5] * 9), source("b", [7] * 2)], [1, 2], 2)
+        return Order(7, 6, [source("a", [5] * 9), source("b", [7] * 2)], mixed(1, 2), 2)
 
     walked = walk(fresh(), range(300, 340))
     assert walked == [fresh().at(position) for position in range(300, 340)]
@@ -173,7 +178,7 @@ def test_opening_looks_into_no_shard() -> None:
         return np.arange(1000, dtype=np.int32)
 
     looked: list[int] = []
-    order = Order(0, 64, [Source("a", (1000,) * 2000, runs)], [1], lanes=64, block=2)
+    order = Order(0, 64, [Source("a", (1000,) * 2000, runs)], mixed(1), lanes=64, block=2)
     assert looked == []
     order.at(123_456_789)
     assert len(looked) == 2
@@ -207,7 +212,7 @@ def test_blocks_keep_every_row_and_fill_groups_with_one_run(
 
 def test_pairs_stay_in_their_turn_over_uneven_epochs() -> None:
     """Odd epochs shift the phase, which tears at most one of the six pairs in each of two blocks."""
-    order = Order(0, 4, [source("a", [7, 6], run_length=2)], [1], lanes=1, group=2, block=1)
+    order = Order(0, 4, [source("a", [7, 6], run_length=2)], mixed(1), lanes=1, group=2, block=1)
     kept, epochs = 0, 20
     for turn in range(13 * epochs // 2):
         first, second = order.at(2 * turn), order.at(2 * turn + 1)
@@ -216,7 +221,7 @@ def test_pairs_stay_in_their_turn_over_uneven_epochs() -> None:
 
 
 def test_replacements_come_from_the_same_dataset_and_move_nobody() -> None:
-    order = Order(3, 4, [source("a", [4] * 6), source("b", [9])], [1, 1], lanes=1)
+    order = Order(3, 4, [source("a", [4] * 6), source("b", [9])], mixed(1, 1), lanes=1)
     before = walk(order, range(50))
     for position in range(20):
         places = [order.replacement(position, attempt) for attempt in range(12)]

@@ -84,6 +84,8 @@ def fake_stream(digest: str) -> Stream:
         Stream,
         SimpleNamespace(
             digest=digest,
+            history_digest=lambda step: f"{digest}-{step}",
+            manifests={},
             domains={"detection": ("crowdhuman", "ecp"), "reid": ()},
             definition={"seed": 0},
             identities=Identities(pairs=(("msmt17", "train:0001"),)),
@@ -93,16 +95,17 @@ def fake_stream(digest: str) -> Stream:
 
 def test_another_stream_is_not_resumed(tmp_path: Path) -> None:
     folder, config = RunFolder(tmp_path), CheckpointConfig()
-    assert folder.find_start(config, fake_stream("ab")) is None
-    state = State(step=4, images=9, stream_digest="ab", tables_digest="", sample_digest="")
+    assert folder.find_start(config) is None
+    state = State(step=4, images=9, stream_digest="ab-4", tables_digest="", sample_digest="")
     folder.checkpoints(config).write(state, {}, {})
-    found = folder.find_start(config, fake_stream("ab"))
+    found = folder.find_start(config)
     assert found is not None
     assert found.state == state
+    folder.require_same_history(found, fake_stream("ab"))
     with pytest.raises(
-        UserError, match=r"step-00000004 was trained on another stream.*stream.json"
+        UserError, match=r"step-00000004 was trained on another stream.*stream.json.*from step 4 on"
     ):
-        folder.find_start(config, fake_stream("cd"))
+        folder.require_same_history(found, fake_stream("cd"))
 
 
 def test_a_run_is_read_back_without_its_shards(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pipeline.__main__ import main
 from pipeline.digest import SampleDigest
 from pipeline.errors import UserError
 from pipeline.order import Order, Place
-from pipeline.prove import Seen, choose_worlds, first_difference, prove_resume
+from pipeline.prove import Seen, choose_layouts, first_difference, prove_resume
 from pipeline.settings import StreamConfig
 from pipeline.stream import Stream
 from tests.shardset import simple_set
@@ -50,7 +50,8 @@ def test_the_proof_of_an_exact_stream(
 ) -> None:
     main(["prove-resume", "--config", str(config_file), "--steps", "6", *flags])
     printed = capsys.readouterr().out
-    assert "4 ranks up to step 2, 2 from step 3" in printed
+    assert "4 ranks x 1 micro-step x 3 threads up to step 2," in printed
+    assert "2 ranks x 2 micro-steps x 1 thread from step 3 on" in printed
     assert "EXACT" in printed
 
 
@@ -78,7 +79,7 @@ def test_the_digest_is_that_of_the_batches(config_file: Path) -> None:
             for batch in batches:
                 seen.add(batch)
     seen.absorb(seen.take())
-    assert prove_resume(config, 4).samples_digest == seen.hex()
+    assert prove_resume(config, range(4)).samples_digest == seen.hex()
 
 
 def test_the_proof_sees_whatever_a_batch_holds(config_file: Path) -> None:
@@ -102,10 +103,11 @@ def _first_changed(tensor: Tensor) -> Tensor:
     return changed
 
 
-def test_worlds_and_differences() -> None:
-    assert choose_worlds(StreamConfig(scene_batch=12, canvas_batch=18)) == (6, 3)
-    assert choose_worlds(StreamConfig(scene_batch=7)) == (7, 1)
-    assert choose_worlds(StreamConfig(scene_batch=11)) == (1, 1)
+def test_layouts_and_differences() -> None:
+    assert choose_layouts(StreamConfig(scene_batch=12, canvas_batch=18)) == ((6, 1, 3), (3, 2, 1))
+    assert choose_layouts(StreamConfig(scene_batch=7)) == ((7, 1, 3), (1, 1, 1))
+    assert choose_layouts(StreamConfig(scene_batch=11)) == ((1, 1, 3), (1, 1, 1))
+    assert choose_layouts(StreamConfig(scene_batch=9, threads=1)) == ((3, 1, 2), (1, 3, 1))
     a, b, c = (Seen("scene", number, "k") for number in range(3))
     assert first_difference([a, b], [a, b]) is None
     assert first_difference([a, b], [a, c]) == (b, c)
@@ -119,13 +121,16 @@ def test_at_names_the_sample(config_file: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     ids = Stream.open(load(config_file)).ids(2)["detection"]
     assert dict(ids)[9] in printed
-    assert "detection  step 2, position 9" in printed
-    assert "reid       step 1, position 9" in printed
+    assert "scenes     step 2, position 9" in printed
+    assert "canvases   step 1, position 9" in printed
 
 
-def test_commands_refuse_nonsense(config_file: Path) -> None:
-    with pytest.raises(UserError, match="start at 0"):
+def test_commands_refuse_nonsense(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
         main(["at", "--config", str(config_file), "--position", "-1"])
+    assert "'-1' is not a whole number from 0" in capsys.readouterr().err
+    with pytest.raises(UserError, match="there is no folder"):
+        main(["at", "--config", str(config_file), "--position", "1", "--out", "/nowhere/page.html"])
     with pytest.raises(UserError, match="at least 2"):
         main(["prove-resume", "--config", str(config_file), "--steps", "1"])
     with pytest.raises(UserError, match="did you mean `lanes`"):

@@ -1,6 +1,7 @@
 """The stream is the same to the pixel, whoever reads it and wherever he starts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def read(
         with stream.batches(start, stop) as batches:
             for number, batch in enumerate(batches):
                 assert batch.step == start + number // accumulation
-                steps[number // accumulation].append(batch)
+                steps[number // accumulation].append(batch.to("cpu"))
     return steps
 
 
@@ -84,27 +85,63 @@ def assert_same(left: list[list[Batch]], right: list[list[Batch]]) -> None:
                     assert value == other
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@st.composite
+def definitions(draw: st.DrawFn) -> dict[str, object]:
+    """What of a definition may differ, by the names of its settings."""
+    mixture = st.tuples(*[st.sampled_from([1, 2, 5])] * 4)
+    first, later = draw(mixture), draw(mixture)
+    changed = draw(st.integers(1, STEPS))
+    return {
+        "seed": draw(st.integers(0, 99)),
+        "lanes": draw(st.sampled_from([None, 1, 2, 4])),
+        "block": draw(st.integers(1, 4)),
+        "canvas_group": draw(st.sampled_from([1, 2])),
+        "weights": first,
+        "later": draw(st.sampled_from([None, (changed, later)])),
+        "mode": draw(st.sampled_from(["exact", "fast", "reference", "device"])),
+    }
+
+
+def defined(config: StreamConfig, drawn: dict[str, object]) -> StreamConfig:
+    tree = config.model_dump()
+    weights, later, mode = (drawn.pop(name) for name in ("weights", "later", "mode"))
+    tree |= drawn
+    tree["views"]["mode"] = mode
+    _weigh(tree, weights)
+    if later is not None:
+        step, others = later
+        segment = {key: [dict(entry) for entry in tree[key]] for key in ("scenes", "canvases")}
+        _weigh(segment, others)
+        tree["segments"] = [{"from_step": step, **segment}]
+    return StreamConfig.model_validate(tree)
+
+
+def _weigh(tree: dict[str, Any], weights: tuple[int, ...]) -> None:
+    for entry, weight in zip([*tree["scenes"], *tree["canvases"]], weights, strict=True):
+        entry["weight"] = weight
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    split=st.sampled_from([(1, 2), (2, 1), (2, 2), (4, 1), (1, 4)]),
+    drawn=definitions(),
+    splits=st.tuples(*[st.sampled_from([(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (1, 4)])] * 2),
     threads=st.integers(1, 5),
     prefetch=st.integers(1, 4),
     cut=st.integers(0, STEPS - 1),
-    seed=st.integers(0, 2),
 )
 def test_ranks_accumulation_threads_and_resume_change_nothing(
     config: StreamConfig,
-    split: tuple[int, int],
+    drawn: dict[str, object],
+    splits: tuple[tuple[int, int], tuple[int, int]],
     threads: int,
     prefetch: int,
     cut: int,
-    seed: int,
 ) -> None:
-    here = config.model_copy(update={"seed": seed})
+    here = defined(config, drawn)
     there = here.model_copy(update={"threads": threads, "prefetch": prefetch})
     undisturbed = read(here)
-    assert_same(undisturbed[:cut], read(there, *split, stop=cut))
-    assert_same(undisturbed[cut:], read(there, *split[::-1], start=cut))
+    assert_same(undisturbed[:cut], read(there, *splits[0], stop=cut))
+    assert_same(undisturbed[cut:], read(there, *splits[1], start=cut))
 
 
 def test_ids_are_those_of_the_batches(config: StreamConfig) -> None:
@@ -126,7 +163,9 @@ def test_rank_ids_cover_the_batch_in_order(config: StreamConfig) -> None:
 def test_the_digest_names_what_decides_and_nothing_else(config: StreamConfig) -> None:
     digest = Stream.open(config).digest
     assert Stream.open(config, 1, 2).digest == digest
-    same = config.model_copy(update={"threads": 7, "prefetch": 1, "max_bad_share": 0.5})
+    same = config.model_copy(
+        update={"threads": 7, "workers": "processes", "prefetch": 1, "max_bad_share": 0.5}
+    )
     assert Stream.open(same).digest == digest
     for change in ({"seed": 4}, {"lanes": 4}, {"block": 1}, {"scene_size": (64, 64)}):
         assert Stream.open(config.model_copy(update=change)).digest != digest

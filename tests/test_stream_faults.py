@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,33 @@ def test_too_many_bad_samples_stop_the_stream(tmp_path: Path) -> None:
     assert 10 < stream.ledger.bad["crowd/train"] <= 14
 
 
+def test_a_long_run_of_bad_samples_stops_the_stream(tmp_path: Path) -> None:
+    """A replacement that is usable does not end the run: its place had a bad sample still."""
+    items = scene_items(40)
+    for number in range(40):
+        items = damaged(items, number) if number % 4 else items
+    url = write_shard_set(tmp_path / "set", [[items]])
+    written = []
+    for threads in (1, 4):
+        ledger = tmp_path / f"{threads}.jsonl"
+        stream = Stream.open(scenes(url, max_bad_run=20, threads=threads), ledger_path=ledger)
+        with pytest.raises(
+            UserError, match=r"20 samples of crowd/train in a row .* max_bad_run of"
+        ):
+            read(stream, 40)
+        written.append([json.loads(line) for line in ledger.read_text().splitlines()])
+    assert written[0] == written[1]
+    assert len({record["position"] for record in written[0][-20:]}) < 20 < len(written[0])
+
+
 def test_a_set_without_a_usable_sample_is_named(tmp_path: Path) -> None:
     items = [replace(item, image=b"") for item in scene_items(6)]
-    stream = Stream.open(scenes(write_shard_set(tmp_path, [[items]])))
-    with pytest.raises(UserError, match=r"position \d cannot be used, nor can 16"):
+    url = write_shard_set(tmp_path / "set", [[items]])
+    ledger = tmp_path / "ledger.jsonl"
+    stream = Stream.open(scenes(url), ledger_path=ledger)
+    with pytest.raises(UserError, match=r"position 0 cannot be used, nor can 16"):
         read(stream, 1)
+    assert len(ledger.read_text().splitlines()) == 17
 
 
 def relabel(item: Item, **changes: Any) -> Item:
@@ -194,7 +217,7 @@ def test_leaving_early_leaves_no_thread(tmp_path: Path) -> None:
     assert not stream_threads()
     with pytest.raises(StopIteration):
         next(batches)
-    assert stream.data_wait_s > 0
+    assert stream.stats.wait_s > 0
 
 
 def test_batches_handed_over_are_not_written_again(tmp_path: Path) -> None:
@@ -288,9 +311,9 @@ def test_shard_sets_that_do_not_fit(tmp_path: Path) -> None:
 def test_an_epoch_opens_no_shard_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In each of 16 lanes it jumps between 12 shards."""
 
-    def open_tar(self: Tars, shard: Shard) -> Tar:
+    def open_tar(self: Tars, shard: Shard, can_wait: Callable[[], bool]) -> Tar:
         opened.append(int(shard.name))
-        return honest(self, shard)
+        return honest(self, shard, can_wait)
 
     opened: list[int] = []
     honest = Tars._open_tar

@@ -5,7 +5,7 @@ import random
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from pipeline.shards import (
     Shard,
     ShardSet,
     index_name,
+    parquet_bytes,
     protocol_name,
     sha256,
     tar_name,
@@ -33,7 +34,6 @@ from pipeline.store import Location
 from sharding.tar import TarWriter
 from sharding.upkeep.shard_check import SHOWN
 from sharding.upkeep.verify import verify
-from sharding.writer import parquet_bytes
 
 FLIPS = 200
 
@@ -214,7 +214,7 @@ def test_damage_is_found_and_named(kind: str, copy: Path) -> None:
 def test_a_sample_dropped_everywhere_in_one_shard_contradicts_the_plan(copy: Path) -> None:
     """A consistent lie about one shard contradicts the plan and the other variant."""
     shard = drop_a_sample(copy)
-    replace_shard(copy, 0, **shard.model_dump())
+    replace_shard(copy, 0, **asdict(shard))
     found = "\n".join(problems(copy))
     assert "samples is not that of the plan" in found
     assert "v1/000000.parquet: other samples than in variant 0" in found

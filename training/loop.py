@@ -55,7 +55,7 @@ def train(
             stopping = stop.agreed(engine.device)
             saving = stopping or done == steps or checkpoints.due(done)
             if saving or metrics.due(done):
-                eta_s = metrics.log(done, lr, grad_norm, stream.data_wait_s, model.statistics())
+                eta_s = metrics.log(done, lr, grad_norm, stream.stats, model.statistics())
                 if saving:
                     save(checkpoints, stream, model, engine, metrics, done)
                 if is_main():
@@ -86,7 +86,7 @@ def save(
     state = State(
         step=step,
         images=metrics.images,
-        stream_digest=stream.digest,
+        stream_digest=stream.history_digest(step),
         tables_digest=tables_digest,
         sample_digest=metrics.digest.hex(),
     )

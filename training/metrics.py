@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pipeline.batch import Batch
 from pipeline.config import Config
 from pipeline.digest import LIMBS, SampleDigest
+from pipeline.stats import StreamStats
 from training.checkpoint import write_atomically
 from training.distributed import all_reduce_sum, is_main
 from training.hybrid import StepOutput
@@ -58,7 +59,8 @@ class Metrics:
         self.digest = digest
         self._sums: dict[str, Tensor] = {}
         self._window = 0
-        self._data_wait_s = 0.0
+        self._stream: dict[str, float] = {}
+        """What the streams of all ranks had counted at the last line."""
         self._window_images = 0
         self._step_s: deque[float] = deque(maxlen=RECENT_STEPS)
         self._last_step = self._last_log = time.perf_counter()
@@ -98,15 +100,15 @@ class Metrics:
         step: int,
         lr: float,
         grad_norm: Tensor,
-        data_wait_s: float,
+        stream: StreamStats,
         statistics: dict[str, float],
     ) -> float:
         """Reduces and writes what was added since the last call; `step` steps are done.
 
-        `data_wait_s`: how long this rank has waited for batches so far. Returns the seconds that the
-        rest of the run will take. Collective.
+        `stream`: this rank's, since it was opened. Returns the seconds that the rest of the run will take.
+        Collective.
         """
-        line = self._reduce(data_wait_s)
+        line = self._reduce(stream)
         line |= {"lr": lr, "grad_norm": grad_norm.item()}
         line["statistics"] = {**line.get("statistics", {}), **statistics}
         line = {"step": step, **line}
@@ -135,15 +137,18 @@ class Metrics:
         if self._board is not None:
             self._board.close()
 
-    def _reduce(self, data_wait_s: float) -> dict[str, Any]:
+    def _reduce(self, stream: StreamStats) -> dict[str, Any]:
         now = time.perf_counter()
         elapsed, self._last_log = now - self._last_log, now
         names = sorted(self._sums)
-        local = [data_wait_s - self._data_wait_s, elapsed, self._window_images, *self.digest.take()]
+        counts = stream.counts()
+        local = [*counts.values(), elapsed, self._window_images, *self.digest.take()]
         tail = torch.tensor(local, dtype=torch.float64, device=self.device)
         packed = torch.cat([*(self._sums[name].flatten() for name in names), tail])
         values = all_reduce_sum(packed).tolist()
-        wait, seconds, images = values[-LIMBS - 3 : -LIMBS]
+        seconds, images = values[-LIMBS - 2 : -LIMBS]
+        counts = dict(zip(counts, values[-len(local) : -LIMBS - 2], strict=True))
+        added = {name: count - self._stream.get(name, 0) for name, count in counts.items()}
         self.digest.absorb([int(limb) for limb in values[-LIMBS:]])
         self.images += int(images)
         line: dict[str, Any] = {"images": self.images, "total": 0.0}
@@ -159,12 +164,32 @@ class Metrics:
             "images_per_s": images / elapsed,
             "step_s_p50": float(p50),
             "step_s_p95": float(p95),
-            "data_wait": wait / seconds,
+            "data_wait": added["wait_s"] / seconds,
+            "data": data_part(counts, added, elapsed) | {"position": dict(stream.positions)},
             "sample_digest": self.digest.hex(),
         }
         self._sums, self._window, self._window_images = {}, 0, 0
-        self._data_wait_s = data_wait_s
+        self._stream = counts
         return line
+
+
+def data_part(counts: dict[str, float], added: dict[str, float], seconds: float) -> dict[str, Any]:
+    """What the data of a line came from: `counts` of all ranks so far, `added` to them in `seconds`."""
+    images = {name: count / seconds for name, count in _under("images/", added).items()}
+    part: dict[str, Any] = {
+        "images_per_s": images,
+        "bytes_read_per_s": added["bytes_read"] / seconds,
+        "bytes_fetched_per_s": added["bytes_fetched"] / seconds,
+        "bad_samples": {name: int(count) for name, count in _under("bad/", counts).items()},
+    }
+    hits, misses = counts["cache_hits"], counts["cache_misses"]
+    if hits + misses:
+        part["cache_hit_share"] = hits / (hits + misses)
+    return part
+
+
+def _under(prefix: str, counts: dict[str, float]) -> dict[str, float]:
+    return {name.removeprefix(prefix): n for name, n in counts.items() if name.startswith(prefix)}
 
 
 def truncate_lines(path: Path, step: int) -> None:

@@ -29,6 +29,7 @@ from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
 from training.schedule import OptimiserConfig
 
+IDENTITIES_FILE = "identities.json"
 PACKAGES = ("torch", "torchvision", "deepspeed", "numpy", "opencv-python-headless", "simplejpeg")
 
 
@@ -79,20 +80,28 @@ class RunFolder:
                 f"another folder with --set run=..."
             )
 
-    def find_start(self, config: CheckpointConfig, stream: Stream) -> Checkpoint | None:
+    def find_start(self, config: CheckpointConfig) -> Checkpoint | None:
         """The checkpoint to resume from; None, so from step 0, where none was written yet.
 
-        Raises UserError if no checkpoint is whole, or if the run would go on with other data.
+        Raises UserError if no checkpoint is whole.
         """
-        start = self.checkpoints(config).newest()
-        if start is not None and start.state.stream_digest != stream.digest:
+        return self.checkpoints(config).newest()
+
+    def identities(self) -> Identities:
+        """Those that have rows in the run's look-up table."""
+        return Identities.from_json((self.path / IDENTITIES_FILE).read_bytes())
+
+    def require_same_history(self, start: Checkpoint, stream: Stream) -> None:
+        """Raises UserError if `stream` is not what was trained on before `start`."""
+        trained, now = start.state.stream_digest, stream.history_digest(start.state.step)
+        if trained != now:
             raise UserError(
-                f"{start.path} was trained on another stream of samples (digest "
-                f"{start.state.stream_digest[:12]}) than `stream:` describes now ({stream.digest[:12]}): its "
-                "shard sets, mixture, seed, batch sizes or view recipe changed. Restore the definition in "
-                f"{self.path}/stream.json, or start a new run with --set run=..."
+                f"{start.path} was trained on another stream of samples (digest {trained[:12]}) than "
+                f"`stream:` describes now ({now[:12]}): its shard sets, selections, mixture, seed, batch "
+                f"sizes or view recipe changed. Restore the definition in {self.path}/stream.json, or start "
+                f"a new run with --set run=... A mixture may change from step {start.state.step} on, as "
+                "one of `segments:`."
             )
-        return start
 
     def create(self, config: PretrainConfig, stream: Stream) -> None:
         """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only."""
@@ -104,9 +113,10 @@ class RunFolder:
                 "digest": stream.digest,
                 "domains": stream.domains,
                 "definition": stream.definition,
+                "manifests": stream.manifests,
             },
         )
-        write_atomically(self.path / "identities.json", stream.identities.to_json().decode())
+        write_atomically(self.path / IDENTITIES_FILE, stream.identities.to_json().decode())
         self._write_json("environment.json", environment())
 
     def write_status(
@@ -161,11 +171,11 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Raises UserError if `path` is no run folder."""
     folder = RunFolder(path)
-    for name in ("config.yaml", "stream.json", "identities.json"):
+    for name in ("config.yaml", "stream.json", IDENTITIES_FILE):
         if not (folder.path / name).exists():
             raise UserError(f"{path} is not a run folder: {name} is missing in it.")
     stream = json.loads((folder.path / "stream.json").read_text())
-    identities = Identities.from_json((folder.path / "identities.json").read_bytes())
+    identities = Identities.from_json((folder.path / IDENTITIES_FILE).read_bytes())
     return Run(
         folder,
         load_config(PretrainConfig, folder.path / "config.yaml"),

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.accounting import account_shard, add_up
 from pipeline.errors import UserError
 from pipeline.shards import (
     MANIFEST,
@@ -27,15 +28,14 @@ from pipeline.shards import (
     Shard,
     ShardSet,
     index_name,
+    parquet_bytes,
     protocol_name,
     sha256,
 )
 from pipeline.store import Location
-from sharding.accounting import account_shard, add_up
-from sharding.index import WrittenIndex, read_indexes
+from pipeline.written import WrittenIndex, read_indexes
 from sharding.output import unlisted
 from sharding.upkeep.rewrite import checked, protocol_without, rewrite
-from sharding.writer import parquet_bytes
 
 WRITERS = 4
 """Shards that are rewritten at a time; of a store's, each lies on the disk meanwhile."""
@@ -102,6 +102,11 @@ def forget(url: str, identities: Collection[str], keys: Collection[str]) -> Forg
 
 
 def _forget(shard_set: ShardSet, identities: Collection[str], keys: Collection[str]) -> Forgetting:
+    if shard_set.manifest.foreign:
+        raise UserError(
+            f"the tars of {shard_set.url} are another tool's and are left as they are. Take the samples out "
+            "of them there, and run `python -m pipeline index` again."
+        )
     shard_set.location.sweep()
     removed = _settle(shard_set)
     found = _search(shard_set, identities, keys)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UserError
+from pipeline.local import file_sha256, local_copy
 from pipeline.shards import (
     FORGOTTEN,
     INDEX_SCHEMA,
@@ -17,16 +18,16 @@ from pipeline.shards import (
     QUARANTINED,
     Shard,
     index_name,
+    parquet_bytes,
     protocol_name,
     read_parquet,
     sha256,
     tar_name,
 )
 from pipeline.store import Location
-from sharding.index import WrittenIndex, read_index
+from pipeline.written import WrittenIndex, read_index
 from sharding.protocols import restrict
-from sharding.tar import TarWriter, file_sha256, local_copy
-from sharding.writer import parquet_bytes
+from sharding.tar import TarWriter
 
 
 def rewrite(root: Location, shard: Shard, keys: frozenset[str], generation: int) -> Shard:

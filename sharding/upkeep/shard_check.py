@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from webdataset import tariterators
 
-from pipeline.annotation import Annotation
+from pipeline.foreign import IMAGE_EXTENSIONS, printable
+from pipeline.local import file_sha256, local_copy
 from pipeline.shards import (
     FORGOTTEN,
     INDEX_SCHEMA,
@@ -22,13 +23,13 @@ from pipeline.shards import (
     QUARANTINED,
     Manifest,
     Shard,
+    ShardSet,
     index_name,
     tar_name,
 )
 from pipeline.store import Location
+from pipeline.written import WrittenIndex, read_index
 from sharding.image import Fault, open_image
-from sharding.index import WrittenIndex, read_index
-from sharding.tar import file_sha256, local_copy
 
 SHOWN = 20
 """Problems that are named; of more, the number."""
@@ -44,31 +45,37 @@ class ShardCheck:
     shard: Shard
     first: Shard
     """The same shard in the first variant."""
-    plan_hash: str
-    labels: dict[str, str]
-    """What every annotation of the set says alike: dataset, domain, split, task."""
+    plain: Manifest
+    """The set's, without what grows with it."""
 
 
 def shard_checks(url: str, manifest: Manifest) -> Iterator[ShardCheck]:
     first = {shard.name: shard for shard in manifest.shards if shard.variant == 0}
-    labels = {name: getattr(manifest, name) for name in ("dataset", "domain", "split", "task")}
+    plain = manifest.model_copy(update={"shards": (), "identities": ()})
     for shard in manifest.shards:
-        yield ShardCheck(url, shard, first.get(shard.name, shard), manifest.plan_hash, labels)
+        yield ShardCheck(url, shard, first.get(shard.name, shard), plain)
 
 
 def check_shard(check: ShardCheck) -> list[str]:
     """What is wrong with it, whatever the others are like. Raises OSError if the store keeps failing."""
-    shard, root = check.shard, Location(check.url)
-    name, tar = index_name(shard.variant, shard.name), tar_name(shard.variant, shard.name)
+    shard, shard_set = check.shard, ShardSet(check.url)
+    root, tar = shard_set.location, shard_set.tar(shard)
+    name = index_name(shard.variant, shard.name)
     written = read_index(root.child(name))
     if written is None:
         return [f"{name}: missing or damaged"]
     if written.sha256 != shard.index_sha256:
         return [f"{name}: sha256 is not the one in {MANIFEST}"]
     problems = [f"{name}: {problem}" for problem in _check_index(check, root, written)]
-    rows = written.table.filter(pc.equal(written.table["status"], OK)).to_pylist()
-    found = (f"{tar}: {problem}" for problem in _check_tar(check, root.child(tar), rows))
+    # A tar of another tool still holds what was quarantined.
+    rows = written.table if check.plain.foreign else written.table.filter(_is_ok(written.table))
+    label = shard.tar or tar_name(shard.variant, shard.name)
+    found = (f"{label}: {problem}" for problem in _check_tar(check, tar, rows.to_pylist()))
     return problems + shortened(found)
+
+
+def _is_ok(table: pa.Table) -> pa.ChunkedArray:
+    return pc.equal(table["status"], OK)
 
 
 def shortened(problems: Iterator[str]) -> list[str]:
@@ -80,7 +87,7 @@ def shortened(problems: Iterator[str]) -> list[str]:
 
 def _check_index(check: ShardCheck, root: Location, written: WrittenIndex) -> Iterator[str]:
     shard, table = check.shard, written.table
-    if written.plan_hash != check.plan_hash:
+    if written.plan_hash != check.plain.plan_hash:
         yield "belongs to another plan"
     if (written.tar_sha256, written.tar_bytes) != (shard.tar_sha256, shard.tar_bytes):
         yield f"names another tar than {MANIFEST} does"
@@ -99,7 +106,7 @@ def _check_index(check: ShardCheck, root: Location, written: WrittenIndex) -> It
 
 def _check_rows(table: pa.Table) -> Iterator[str]:
     keyless = pc.is_null(table["key"])
-    if pc.any(pc.and_(keyless, pc.equal(table["status"], OK))).as_py():
+    if pc.any(pc.and_(keyless, _is_ok(table))).as_py():
         yield "has a usable sample without a key"
     if table.filter(pc.equal(table["status"], QUARANTINED))["reason"].null_count:
         yield "has a quarantined sample without a reason"
@@ -130,9 +137,11 @@ def _check_samples(check: ShardCheck, path: Path, rows: list[Row]) -> Iterator[s
             files = tariterators.tar_file_expander([{"url": str(path), "stream": stream}])
             for sample in tariterators.group_by_keys(files):
                 row = next(expected, None)
-                if row is None or sample["__key__"] != row["key"]:
+                if row is None or not _is_of(check, sample["__key__"], row):
                     yield f"holds {sample['__key__']!r} where the index says {row and row['key']!r}"
                     return
+                if row["status"] != OK:
+                    continue
                 problems = _check_sample(check, sample, row, direct)
                 yield from (f"{row['key']}: {problem}" for problem in problems)
     except Exception as error:  # whatever a damaged tar makes the reader raise
@@ -142,28 +151,38 @@ def _check_samples(check: ShardCheck, path: Path, rows: list[Row]) -> Iterator[s
         yield f"lacks {row['key']!r} and what follows it in the index"
 
 
+def _is_of(check: ShardCheck, name: str, row: Row) -> bool:
+    """Whether the index's row is of the sample that the tar calls so."""
+    named = check.plain.foreign and str(row["origin"]).endswith(f"/{printable(name)}")
+    return bool(named or row["key"] == name)
+
+
 def _check_sample(
     check: ShardCheck, sample: Mapping[str, Any], row: Row, file: Any
 ) -> Iterator[str]:
     members = {name: data for name, data in sample.items() if not name.startswith("__")}
-    if members.keys() != {row["image_type"], "json"}:
+    images = [data for name, data in members.items() if name in IMAGE_EXTENSIONS]
+    ours = members.keys() == {row["image_type"], "json"}
+    if len(images) != 1 or not (ours or check.plain.foreign):
         yield f"members are {sorted(members)}"
         return
-    for name, data in (("image", members[row["image_type"]]), ("json", members["json"])):
+    annotation = members.get("json", b"")
+    for name, data in (("image", images[0]), ("json", annotation)):
         file.seek(row[f"{name}_offset"])
         if len(data) != row[f"{name}_size"] or file.read(len(data)) != data:
             yield f"{name} does not lie where the index says"
-    image = open_image(members[row["image_type"]], keep_metadata=True)
+    image = open_image(images[0], keep_metadata=True)
     if isinstance(image, Fault):
         yield image.reason
     elif (image.width, image.height) != (row["width"], row["height"]):
         yield f"image of {image.width}x{image.height}, index says {row['width']}x{row['height']}"
-    yield from _check_annotation(check, members["json"], row)
+    yield from _check_annotation(check, annotation, row)
 
 
 def _check_annotation(check: ShardCheck, data: bytes, row: Row) -> Iterator[str]:
+    plain = check.plain
     try:
-        annotation = Annotation.from_json(data)
+        annotation = plain.annotation(data, row["key"], (row["height"], row["width"]))
     except ValueError as error:
         yield f"annotation does not validate: {' '.join(str(error).split())}"
         return
@@ -171,7 +190,7 @@ def _check_annotation(check: ShardCheck, data: bytes, row: Row) -> Iterator[str]
     identities = {person.identity for person in annotation.persons if person.identity is not None}
     said = {
         "key": annotation.key,
-        "origin": annotation.source,
+        "origin": annotation.source if plain.fields is None else row["origin"],
         "width": annotation.width,
         "height": annotation.height,
         "persons": len(annotation.persons) - ignored,
@@ -181,8 +200,9 @@ def _check_annotation(check: ShardCheck, data: bytes, row: Row) -> Iterator[str]
     for name, value in said.items():
         if row[name] != value:
             yield f"{name} is {value!r} in the annotation and {row[name]!r} in the index"
-    for name, value in check.labels.items():
-        if getattr(annotation, name) != value:
-            yield f"{name} is {getattr(annotation, name)!r}, and {value!r} in {MANIFEST}"
+    for name in ("dataset", "domain", "split", "task"):
+        found, expected = getattr(annotation, name), getattr(plain, name)
+        if found != expected:
+            yield f"{name} is {found!r}, and {expected!r} in {MANIFEST}"
     if annotation.canvas is not None and annotation.canvas.variant != check.shard.variant:
         yield f"is a canvas of variant {annotation.canvas.variant}"

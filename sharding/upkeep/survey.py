@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.annotation import Annotation, Person
 from pipeline.errors import UserError
-from pipeline.shards import OK, QUARANTINED, ShardSet, index_name
-from pipeline.store import Location
-from sharding.index import read_indexes
+from pipeline.shards import OK, QUARANTINED, Shard, ShardSet, index_name
+from pipeline.written import read_indexes
 
 READERS = 16
 COLUMNS = ("width", "height", "persons", "ignored", "image_size", "json_offset", "json_size")
@@ -114,10 +113,13 @@ def annotated_samples(
 ) -> list[AnnotatedSample]:
     """Up to `count` samples drawn at random; those that cannot be read are left out."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(numbers))[:count])
-    tars = [shard_set.tar(shard) for shard in shard_set.shards()]
+    shards = shard_set.shards()
+
+    def read_one(row: int) -> AnnotatedSample | None:
+        return _read_annotation(shard_set, shards, numbers, row)
+
     with ThreadPoolExecutor(READERS) as readers:
-        read = readers.map(lambda row: _read_annotation(tars, numbers, row), rows)
-        return [sample for sample in read if sample is not None]
+        return [sample for sample in readers.map(read_one, rows) if sample is not None]
 
 
 def annotated_persons(samples: list[AnnotatedSample]) -> list[AnnotatedPerson]:
@@ -129,11 +131,16 @@ def _persons(samples: list[AnnotatedSample]) -> Iterator[tuple[AnnotatedSample, 
         yield from ((sample, person) for person in sample.annotation.persons if not person.ignore)
 
 
-def _read_annotation(tars: list[Location], numbers: Survey, row: int) -> AnnotatedSample | None:
+def _read_annotation(
+    shard_set: ShardSet, shards: list[Shard], numbers: Survey, row: int
+) -> AnnotatedSample | None:
     place = numbers.place(row)
-    start, size = (int(numbers.columns[name][row]) for name in ("json_offset", "json_size"))
+    start, size, height, width = (
+        int(numbers.columns[name][row]) for name in ("json_offset", "json_size", "height", "width")
+    )
     try:
-        data = tars[place.shard].read(start, start + size)
-        return AnnotatedSample(place, Annotation.from_json(data))
+        data = shard_set.tar(shards[place.shard]).read(start, start + size)
+        unnamed = f"{place.shard}/{place.slot}"
+        return AnnotatedSample(place, shard_set.manifest.annotation(data, unnamed, (height, width)))
     except (OSError, ValueError):
         return None

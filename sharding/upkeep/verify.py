@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.accounting import ShardAccount, account_shard, add_up
 from pipeline.shards import (
     MANIFEST,
     PROTOCOL_SCHEMA,
@@ -26,9 +27,11 @@ from pipeline.shards import (
     tar_name,
 )
 from pipeline.store import Location
-from sharding.accounting import ShardAccount, account_shard, add_up
-from sharding.index import read_indexes
+from pipeline.written import read_indexes
 from sharding.upkeep.shard_check import SHOWN, ShardCheck, check_shard, shard_checks, shortened
+
+OURS = ("shards/", "protocols/")
+"""Folders that belong to a shard set, if it shares its place with another tool's files."""
 
 Run = Callable[[Callable[[ShardCheck], list[str]], Iterable[ShardCheck]], Iterable[list[str]]]
 """Calls a picklable function with each of the arguments; yields the results in order, as `map` does."""
@@ -124,21 +127,23 @@ def _foreign_files(root: Location, manifest: Manifest) -> Iterator[str]:
     known = {MANIFEST, QUARANTINE, *map(protocol_name, manifest.protocols)}
     for shard in manifest.shards:
         known |= {tar_name(shard.variant, shard.name), index_name(shard.variant, shard.name)}
+        known.add(shard.tar)
     for name in root.list_files():
-        if name not in known:
+        others = manifest.foreign and not name.startswith(OURS)
+        if name not in known and not others:
             yield f"{name}: does not belong to this shard set"
 
 
 def _check_plan(manifest: Manifest, read: list[_ReadIndex]) -> Iterator[str]:
     """The plan that the indexes carry against what the manifest says of it."""
     planned = [one for one in read if not one.shard.supplement]
-    said = {
+    said: dict[str, object] = {
         "dataset": manifest.dataset,
         "split": manifest.split,
         "excluded": manifest.excluded,
-        "samples": sum(one.shard.planned for one in planned),
-        "shards": len(planned),
     }
+    if not manifest.foreign:  # those grow with the tars found
+        said |= {"samples": sum(one.shard.planned for one in planned), "shards": len(planned)}
     settings = {name: value for name, value in manifest.settings.items() if name != "plan_version"}
     said |= {"settings": settings, "version": manifest.settings.get("plan_version")}
     for one in planned:

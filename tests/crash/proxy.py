@@ -30,6 +30,8 @@ class Proxy:
         self.faults = Faults()
         self.sent = 0
         """Bytes that went to the store."""
+        self.received = 0
+        """Bytes that came from it."""
         self.port = 0
         self._target = target
         self._open: set[asyncio.StreamWriter] = set()
@@ -68,6 +70,8 @@ class Proxy:
                 if upstream:
                     self.sent += len(data)
                     self._cut_if_due()
+                else:
+                    self.received += len(data)
                 if not self.faults.swallow:
                     writer.write(data)
                     await writer.drain()

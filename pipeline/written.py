@@ -10,7 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.shards import INDEX_SCHEMA, read_parquet, sha256
+from pipeline.shards import (
+    FORGOTTEN,
+    INDEX_SCHEMA,
+    OK,
+    QUARANTINED,
+    Shard,
+    read_parquet,
+    sha256,
+)
 from pipeline.store import Location
 
 READERS = 16
@@ -28,6 +36,10 @@ class WrittenIndex:
     """The plan's description."""
     tar_bytes: int
     tar_sha256: str
+    tar: str
+    """Where another tool's tar lies, as `Shard.tar`."""
+    others: dict[str, int]
+    """Members of such a tar that are neither image nor JSON, by extension."""
 
     @classmethod
     def parse(cls, data: bytes) -> "WrittenIndex":
@@ -43,6 +55,24 @@ class WrittenIndex:
             plan=json.loads(metadata["plan"]),
             tar_bytes=int(metadata["tar_bytes"]),
             tar_sha256=metadata["tar_sha256"],
+            tar=metadata.get("tar", ""),
+            others=json.loads(metadata.get("others", "{}")),
+        )
+
+    def shard(self, name: str, variant: int, supplement: bool = False) -> Shard:
+        """Its entry in the manifest."""
+        return Shard(
+            name=name,
+            variant=variant,
+            tar_bytes=self.tar_bytes,
+            tar_sha256=self.tar_sha256,
+            index_sha256=self.sha256,
+            planned=self.table.num_rows,
+            ok=self.count(OK),
+            quarantined=self.count(QUARANTINED),
+            forgotten=self.count(FORGOTTEN),
+            supplement=supplement,
+            tar=self.tar,
         )
 
     def count(self, status: str) -> int:

@@ -1,0 +1,25 @@
+"""Whole files of a store on this machine's disk."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.store import Location
+
+
+@contextmanager
+def local_copy(location: Location) -> Iterator[Path]:
+    """The file itself, or what was downloaded of it. Raises FileNotFoundError."""
+    if location.is_local:
+        yield Path(location.path)
+        return
+    with tempfile.NamedTemporaryFile() as copy:
+        location.download(copy.name)
+        yield Path(copy.name)
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
