@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help env demo test test-crash test-stores fuzz-sharding bench-sharding check format lock clean
+.PHONY: help env env-peers demo test test-crash test-stores test-interop fuzz-sharding bench-sharding bench-stream check \
+	format lock clean
 
 help:
 	@echo "make demo   everything from nothing: data, shards, pre-training, weights, report"
@@ -12,9 +15,11 @@ help:
 	@echo "make check  lint, format, types, import directions"
 	@echo "make test-crash     kill the sharding job at seeded moments, on local disk and two kinds of S3"
 	@echo "make test-stores    shards on Ceph's S3 and rclone's"
+	@echo "make test-interop   our shards in other tools, their tars in the stream"
 	@echo "make fuzz-sharding  5,000 damaged samples through every adapter"
 	@echo "make bench-sharding figures of the sharding job against its peers"
-	@echo "make env    the environment alone, in .venv"
+	@echo "make bench-stream   figures of the stream against its peers, and of its order"
+	@echo "make env    the environment alone, in .venv   make env-peers   one more with the peers, in .venv-peers"
 	@echo "make lock   re-resolve requirements.lock   make format   rewrite to the house style"
 
 env: $(STAMP)
@@ -25,6 +30,15 @@ $(STAMP): requirements.lock requirements-uv.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+env-peers: $(PEERS_STAMP)
+
+# Both locks are complete, so nothing is resolved here: --no-deps lets the override of `make lock` stand.
+$(PEERS_STAMP): $(STAMP) requirements-peers.lock
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --no-deps --require-hashes -r requirements.lock -r requirements-peers.lock
+	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --no-deps --no-build-isolation -e .
 	touch $@
 
 check: env
@@ -43,11 +57,18 @@ test-crash: env
 test-stores: env
 	$(BIN)/python -m pytest tests/stores
 
+test-interop: env-peers
+	$(PEERS)/bin/python -m pytest tests/interop
+
 fuzz-sharding: env
 	$(BIN)/python tests/fuzz_sharding.py --samples 5000 --seed 0
 
-bench-sharding: env
-	$(BIN)/python launch/benchmark.py sharding
+bench-sharding: env-peers
+	$(PEERS)/bin/python launch/benchmark.py sharding
+
+bench-stream: env-peers
+	$(PEERS)/bin/python launch/benchmark.py stream
+	$(PEERS)/bin/python launch/benchmark.py order
 
 # Two ranks of one thread on any machine, GPU or not: the point is to see the whole path in minutes.
 # Called again after an interruption, each step goes on where it was.
@@ -67,7 +88,8 @@ format: env
 # Run after changing dependencies. Records no registry: pip's and uv's own settings choose it.
 lock: env
 	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --no-header --quiet -o requirements.lock
+	echo 'numpy>=2' | $(BIN)/uv pip compile requirements-peers.in -c requirements.lock --override - --generate-hashes --universal --no-header --quiet -o requirements-peers.lock
 	echo 'uv==0.13.9' | $(BIN)/uv pip compile - --generate-hashes --universal --no-header --quiet -o requirements-uv.lock
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(PEERS) runs

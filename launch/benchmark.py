@@ -1,4 +1,4 @@
-"""Figures of this machine against targets: python launch/benchmark.py sharding [--planning] [--json FILE]"""
+"""Figures of this machine against targets: python launch/benchmark.py sharding|stream|order [--json FILE]"""
 
 import argparse
 import json
@@ -26,6 +26,12 @@ def _parser() -> argparse.ArgumentParser:
         "--planning", action="store_true", help="plan 4.2 million crops too: minutes, 2 GB of disk"
     )
     sharding.set_defaults(command=_sharding)
+    stream = commands.add_parser("stream", help="the stream against its peers, on generated scenes")
+    stream.set_defaults(command=_stream)
+    order = commands.add_parser(
+        "order", help="the stream's order alone: scale, fetching, shuffling"
+    )
+    order.set_defaults(command=_order)
     for command in commands.choices.values():
         command.add_argument(
             "--json", type=Path, metavar="FILE", help="where to write them as JSON"
@@ -43,6 +49,20 @@ def _sharding(options: argparse.Namespace, folder: Path) -> list[Row]:
     if options.planning:
         rows += planning.planning_rows(folder / "planning", planning.COUNT)
     return rows
+
+
+def _stream(options: argparse.Namespace, folder: Path) -> list[Row]:
+    from launch.benchmarks import stream
+
+    return stream.run(folder, stream.FULL)
+
+
+def _order(options: argparse.Namespace, folder: Path) -> list[Row]:
+    """Prints the table of shuffles, which has columns of its own, before the figures."""
+    from launch.benchmarks import catalogue, fetching, shuffling
+
+    print(shuffling.quality_table(shuffling.FULL), end="\n\n")
+    return [*catalogue.catalogue_rows(folder, catalogue.FULL), *fetching.fetching_rows()]
 
 
 if __name__ == "__main__":

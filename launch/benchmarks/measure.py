@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import psutil
@@ -101,9 +102,21 @@ def exactly(value: float) -> Spread:
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has had resident."""
+    """Most memory that this process has had resident, ever or since `restart_peak`."""
+    return _status_bytes("VmHWM")
+
+
+def resident_bytes() -> int:
+    return _status_bytes("VmRSS")
+
+
+def restart_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status_bytes(field: str) -> int:
     with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith(field))
 
 
 @contextmanager

@@ -13,13 +13,12 @@ import pyarrow as pa
 
 from launch.benchmarks import releases
 from launch.benchmarks.measure import Row, exactly, peak_bytes
-from pipeline.shards import INDEX_SCHEMA, OK, index_name, sha256, tar_name
+from pipeline.shards import INDEX_SCHEMA, OK, index_name, parquet_bytes, sha256, tar_name
 from sharding.datasets import ADAPTERS
 from sharding.plan import Plan, PlanConfig
 from sharding.prepare import prepare
 from sharding.recipe import SetRequest
 from sharding.source import Source
-from sharding.writer import parquet_bytes
 
 COUNT = 4_200_000
 MOST_S, MOST_MB = 90, 2000
