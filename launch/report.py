@@ -7,8 +7,8 @@ from launch.reporting.curves import how_training_went
 from launch.reporting.data import open_inputs, what_went_in
 from launch.reporting.domains import feature_domains
 from launch.reporting.summary import in_short, read_lines, what_came_out
-from pipeline import page
 from pipeline.errors import run_command
+from pipeline.pages import page
 from training.checkpoint import write_atomically
 from training.metrics import METRICS_FILE
 from training.run import load_run

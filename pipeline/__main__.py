@@ -1,4 +1,4 @@
-"""python -m pipeline prove-resume | at | look: questions to a stream, without a trainer."""
+"""python -m pipeline prove-resume | at | look | select | index: the stream, without a trainer."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config import apply_override, load_config, parse_config
 from pipeline.errors import UserError, run_command
-from pipeline.index_command import add_index
+from pipeline.foreign.command import add_index
 from pipeline.options import positive, whole
 from pipeline.select import SelectConfig, select
 from pipeline.settings import StreamConfig
@@ -33,11 +33,19 @@ def _parser() -> argparse.ArgumentParser:
 def _add_config(parser: argparse.ArgumentParser) -> None:
     """The options by which a command finds its stream; `_config` reads them."""
     parser.add_argument(
-        "--config", type=Path, required=True, metavar="RUN.yaml", help="a file with the stream"
+        "--config",
+        type=Path,
+        required=True,
+        metavar="RUN.yaml",
+        help="a run file, as the trainer takes it",
     )
-    parser.add_argument("--section", default="stream", help="its section (default: stream)")
+    parser.add_argument("--section", default="stream", help="of the file (default: stream)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting of the file, such as stream.seed=1; may be given again",
     )
 
 
@@ -46,13 +54,21 @@ def _config(options: argparse.Namespace) -> StreamConfig:
 
 
 def _add_prove(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Streams some steps undisturbed, then again with a cut in the middle after which other ranks go on, "
+        "and compares every sample. Prints EXACT and a digest, or DIFFERENT and where, and exits with 1. "
+        "From step 0 on, the digest is the sample_digest that metrics.jsonl has after as many steps (without "
+        "--pixels: if no sample had to be replaced). No trainer, no GPU."
+    )
     _add_config(parser)
     parser.add_argument("--steps", type=int, default=100, help="steps of the run (default: 100)")
     parser.add_argument(
         "--start", type=whole, default=0, metavar="STEP", help="its first step (default: 0)"
     )
     parser.add_argument(
-        "--pixels", action="store_true", help="decode, and compare all that batches hold"
+        "--pixels",
+        action="store_true",
+        help="decode, and compare pixels, boxes and all else that batches hold; slower",
     )
     parser.set_defaults(command=_prove)
 
@@ -78,6 +94,10 @@ def _prove(options: argparse.Namespace) -> None:
 
 
 def _add_at(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Names the sample that comes at a position, the place where it is stored, and what stands in for it "
+        "if it cannot be used. Positions count scenes and canvases apart; step S begins at S x batch."
+    )
     _add_config(parser)
     parser.add_argument("--position", type=whole, required=True, metavar="N", help="from 0")
     parser.add_argument(
@@ -90,9 +110,9 @@ def _add_at(parser: argparse.ArgumentParser) -> None:
 
 
 def _at(options: argparse.Namespace) -> None:
-    from pipeline.look import TASK_NAMES
+    from pipeline.pages.look import TASK_NAMES
+    from pipeline.pages.where import locate, where_page
     from pipeline.stream import Stream
-    from pipeline.where import locate, where_page
 
     _check_page(options.out)
     stream = Stream.open(_config(options))
@@ -109,7 +129,7 @@ def _at(options: argparse.Namespace) -> None:
 
 
 def _add_look(parser: argparse.ArgumentParser) -> None:
-    from pipeline.look import MOST_PAGE_BYTES
+    from pipeline.pages.look import MOST_PAGE_BYTES
 
     parser.description = (
         "Makes a page of whole global batches as the trainer gets them: both views of an image side by "
@@ -118,8 +138,10 @@ def _add_look(parser: argparse.ArgumentParser) -> None:
         f"{MOST_PAGE_BYTES // 1_000_000} MB: images beyond that are counted, not shown."
     )
     _add_config(parser)
-    parser.add_argument("--step", type=whole, default=0, metavar="N", help="first (default: 0)")
-    parser.add_argument("--steps", type=positive, default=1, metavar="K", help="default: 1")
+    parser.add_argument("--step", type=whole, default=0, metavar="N", help="the first (default: 0)")
+    parser.add_argument(
+        "--steps", type=positive, default=1, metavar="K", help="how many (default: 1)"
+    )
     parser.add_argument(
         "--images",
         type=positive,
@@ -132,8 +154,8 @@ def _add_look(parser: argparse.ArgumentParser) -> None:
 
 
 def _look(options: argparse.Namespace) -> None:
-    from pipeline.look import Gallery
-    from pipeline.look_page import look_page
+    from pipeline.pages.look import Gallery
+    from pipeline.pages.look_page import look_page
     from pipeline.stream import Stream
 
     _check_page(options.out)
@@ -158,7 +180,8 @@ def _write_page(out: Path, text: str) -> None:
 
 def _origin(options: argparse.Namespace) -> str:
     """Where a page's stream is defined."""
-    changed = f", with {', '.join(options.set)}" if options.set else ""
+    names = [setting.partition("=")[0] for setting in options.set]
+    changed = f", with --set {', '.join(names)}" if names else ""
     return f"{options.section} of {options.config}{changed}"
 
 

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 from pipeline.loading import Part
-from pipeline.node_cache import CacheConfig
-from pipeline.render import TaskName
+from pipeline.rendering.renderer import TaskName
 from pipeline.samples import SampleReader
+from pipeline.stores.node_cache import CacheConfig
+from pipeline.stores.waiting import abandon_when
 from pipeline.task import TaskStream
-from pipeline.waiting import abandon_when
 
 Wanted = tuple[SampleReader, int, int]
 """Set, variant and shard."""

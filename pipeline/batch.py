@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.annotation import FILL_RGB as FILL_RGB  # padding of the views
-from pipeline.device_views import Unrendered
+from pipeline.rendering.device_views import Unrendered
 
 
 class Use(IntEnum):
@@ -23,7 +23,7 @@ class Use(IntEnum):
     DETECT = 2
     """A positive for detection; too cut or too small for re-ID."""
     MATCH = 3
-    """Detection, OIM, and L_con if the other view has it as MATCH too."""
+    """Detection, OIM, and L_con if it is unlabelled and MATCH in the other view too."""
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from pipeline.batch import Batch, Images
 from pipeline.buffers import Buffers
 from pipeline.ledger import Ledger
 from pipeline.opening import Opened
-from pipeline.render import Renderer, TaskName
+from pipeline.rendering.renderer import Renderer, TaskName
 from pipeline.settings import StreamConfig
 from pipeline.stats import StreamStats
+from pipeline.stores.waiting import abandon_when
 from pipeline.task import Exhausted, Rendered, TaskStream
-from pipeline.waiting import abandon_when
 from pipeline.workers import InProcesses, InThreads, Workers
 
 STILL_WAITING_S = 30.0

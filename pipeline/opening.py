@@ -9,15 +9,15 @@ from typing import NamedTuple
 from pipeline.annotation import Task
 from pipeline.errors import UserError
 from pipeline.identities import Identities
-from pipeline.node_cache import NodeCache
 from pipeline.order import Order, Segment, Source, default_lanes
-from pipeline.render import TaskName
+from pipeline.rendering.geometry import Size
+from pipeline.rendering.renderer import TaskName
 from pipeline.samples import SampleReader
 from pipeline.selection import Selection
 from pipeline.settings import MixtureEntry, MixtureKey, StreamConfig
 from pipeline.shards import ShardSet
+from pipeline.stores.node_cache import NodeCache
 from pipeline.task import TaskStream
-from pipeline.views import Size
 
 KEYS: dict[TaskName, MixtureKey] = {"reid": "canvases", "detection": "scenes"}
 """Where the settings name a task's shard sets; in the order in which identities get their rows."""

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pipeline.annotation import Annotation
 from pipeline.cache import Cache
 from pipeline.errors import UserError
-from pipeline.genuine import Member, check_members
-from pipeline.node_cache import NodeCache
 from pipeline.selection import Selection
 from pipeline.shards import OK, QUARANTINED, ShardSet, index_name
-from pipeline.tars import Tar, Tars
+from pipeline.stores.genuine import Member, check_members
+from pipeline.stores.node_cache import NodeCache
+from pipeline.stores.tars import Tar, Tars
 
 OPEN_SHARDS = 64
 """Enough for reading here and there."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.shards import ShardSet, read_parquet, sha256
-from pipeline.store import Location
+from pipeline.stores.store import Location
 
 SCHEMA = pa.schema(
     [

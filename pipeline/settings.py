@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.augment import AugmentConfig
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.node_cache import CacheConfig
+from pipeline.rendering.augment import AugmentConfig
+from pipeline.stores.node_cache import CacheConfig
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]

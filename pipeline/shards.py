@@ -20,8 +20,8 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 
 from pipeline.annotation import Annotation, Task
 from pipeline.errors import UserError
-from pipeline.fields import FieldMap
-from pipeline.store import Location
+from pipeline.foreign.fields import FieldMap
+from pipeline.stores.store import Location
 
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.parquet"

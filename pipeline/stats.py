@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.ledger import Ledger
-from pipeline.render import TaskName
+from pipeline.rendering.renderer import TaskName
 from pipeline.task import TaskStream
 
 READS = ("bytes_read", "bytes_fetched", "cache_hits", "cache_misses")

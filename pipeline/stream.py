@@ -20,7 +20,7 @@ from pipeline.identities import Identities
 from pipeline.ledger import Ledger
 from pipeline.loading import Batches, Part
 from pipeline.opening import open_tasks
-from pipeline.render import TaskName
+from pipeline.rendering.renderer import TaskName
 from pipeline.settings import StreamConfig, check_sizes
 from pipeline.stats import StreamStats
 from pipeline.task import TaskStream

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.augment import AugmentConfig
-from pipeline.decode import DecodeError, Pixels
 from pipeline.errors import UserError
 from pipeline.identities import Identities
 from pipeline.keyed import Draws
 from pipeline.ledger import BadRecord
 from pipeline.order import Order, Place
-from pipeline.render import RenderedView, Renderer, TaskName
+from pipeline.rendering.augment import AugmentConfig
+from pipeline.rendering.decode import DecodeError, Pixels
+from pipeline.rendering.geometry import Size
+from pipeline.rendering.renderer import RenderedView, Renderer, TaskName
 from pipeline.samples import BadSample, Sample, SampleReader
-from pipeline.views import Size
 
 MOST_REPLACEMENTS = 16
 

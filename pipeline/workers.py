@@ -20,14 +20,14 @@ import cv2
 import numpy as np
 import torch
 
-from pipeline.decode import Pixels
 from pipeline.errors import UserError
 from pipeline.opening import Opened
-from pipeline.render import TaskName
+from pipeline.rendering.decode import Pixels
+from pipeline.rendering.geometry import Size
+from pipeline.rendering.renderer import TaskName
 from pipeline.stats import reads_of
+from pipeline.stores.waiting import pending_reads
 from pipeline.task import Rendered, TaskStream
-from pipeline.views import Size
-from pipeline.waiting import pending_reads
 
 Tasks = Mapping[TaskName, TaskStream]
 Reopen = Callable[[], Opened]

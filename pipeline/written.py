@@ -19,7 +19,7 @@ from pipeline.shards import (
     read_parquet,
     sha256,
 )
-from pipeline.store import Location
+from pipeline.stores.store import Location
 
 READERS = 16
 """A store answers each late, and parsing lets other threads run."""

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.errors import UserError, run_command
 from pipeline.filters import read_names
 from pipeline.shards import DamagedManifest, ShardSet
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.datasets import ADAPTERS
 from sharding.destination import check_destination
 from sharding.miniature import MiniatureConfig

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 
 from pipeline.annotation import FILL_RGB, Box, Canvas
 from pipeline.config import Config
-from pipeline.decode import Pixels
 from pipeline.keyed import Draws
+from pipeline.rendering.decode import Pixels
 
 cv2.setNumThreads(1)  # a task has one core; more threads would fight with the node's other tasks
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.annotation import MAX_JSON_BYTES, Annotation, Box, Person
 from pipeline.shards import sha256
-from pipeline.store import retry
+from pipeline.stores.store import retry
 from sharding.canvas import place_crop, resize
 from sharding.datasets.base import MISSING, Adapter, SourceSample
 from sharding.filters import is_large

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.store import Location
+from pipeline.stores.store import Location
 
 
 def check_destination(out: Location) -> None:

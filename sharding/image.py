@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.decode import MOST_HALVINGS, PNG_SIGNATURE, DecodeError, Pixels, decode
+from pipeline.rendering.decode import MOST_HALVINGS, PNG_SIGNATURE, DecodeError, Pixels, decode
 
 MAX_PIXELS = 80_000_000
 """Larger images are refused before decoding. CrowdHuman's largest has 10800 x 7200 = 77.8 million."""

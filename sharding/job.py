@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.errors import UserError
 from pipeline.shards import Manifest
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.cluster import TASK_BYTES, Cluster, Failure, Task, ray_session
 from sharding.output import finish
 from sharding.prepare import DECODE_BYTES, PreparedSet, check_outputs, prepare

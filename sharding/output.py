@@ -22,7 +22,7 @@ from pipeline.shards import (
     read_parquet,
     sha256,
 )
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from pipeline.written import WrittenIndex, read_indexes
 from sharding.datasets.base import Adapter, Listing
 from sharding.plan import PLAN_VERSION, Plan, PlanConfig, deciding_settings, differences

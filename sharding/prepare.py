@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import UserError
 from pipeline.shards import Manifest
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.convert import Conversion
 from sharding.datasets.base import Listing
 from sharding.destination import check_destination

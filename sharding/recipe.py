@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.config import C, Config, apply_override, load_config, parse_config
+from pipeline.config import C, Config, apply_override, load_config, merge, parse_config
 from pipeline.errors import UserError
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.datasets import ADAPTERS
 from sharding.datasets.base import Adapter
 from sharding.plan import PlanConfig
@@ -60,7 +60,7 @@ class RecipeConfig(Config):
     def _request(self, name: str, one: SetConfig) -> SetRequest:
         defaults = self.defaults.model_dump(exclude_unset=True)
         own = one.settings.model_dump(exclude_unset=True)
-        settings = parse_config(PlanConfig, _merge(defaults, own), f"sets.{name}")
+        settings = parse_config(PlanConfig, merge(defaults, own), f"sets.{name}")
         out = f"{self.out.rstrip('/')}/{one.dataset}/{one.split}"
         request = make_request(one.dataset, one.source, one.split, out, settings)
         return replace(request, expected=one.expected)
@@ -96,11 +96,3 @@ def find(table: Mapping[str, Any], name: str, what: str) -> Any:
     near = difflib.get_close_matches(name, table, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(table)}."
     raise UserError(f"{name!r} is not a {what}. {hint}")
-
-
-def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in own.items():
-        nested = isinstance(value, dict) and isinstance(base.get(name), dict)
-        merged[name] = _merge(base[name], value) if nested else value
-    return merged

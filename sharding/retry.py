@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.accounting import account_shard, add_up
 from pipeline.errors import UserError
 from pipeline.shards import MANIFEST, Manifest, index_name
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from pipeline.written import read_indexes
 from sharding.datasets.base import Listing, SourceSample
 from sharding.output import (

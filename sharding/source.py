@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.archive import (
     UNREAD,
     Member,

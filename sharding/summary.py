@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pipeline.shards import CountCheck, Manifest
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.estimate import Estimate, estimate
 from sharding.job import SetOutcome
 from sharding.output import compare_counts, quarantine_summary, read_quarantine

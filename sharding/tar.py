@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from pipeline.store import Location
+from pipeline.stores.store import Location
 
 BLOCK = 512
 MAX_NAME, MAX_PREFIX = 100, 155

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.shards import INDEX_SCHEMA, OK, QUARANTINED, index_name, parquet_bytes, tar_name
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.convert import VANISHED, Conversion, Member, NeedsMemory, convert, read_sample
 from sharding.image import Fault
 from sharding.plan import PlannedSample, ShardPlan

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import webdataset
 
 from pipeline.annotation import Annotation
-from pipeline.decode import decode
+from pipeline.rendering.decode import decode
 from pipeline.shards import OK, QUARANTINED, index_name, tar_name
 from sharding.convert import Conversion
 from sharding.datasets.base import Adapter, Listing

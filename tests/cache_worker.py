@@ -8,10 +8,10 @@ import json
 import os
 import sys
 
-from pipeline.node_cache import CacheConfig, NodeCache
-from pipeline.read_stats import ReadStats
 from pipeline.shards import Shard
-from pipeline.store import Location
+from pipeline.stores.node_cache import CacheConfig, NodeCache
+from pipeline.stores.read_stats import ReadStats
+from pipeline.stores.store import Location
 
 
 def shard_of(size: int, sha256: str) -> Shard:

@@ -5,7 +5,7 @@ from pathlib import Path
 from fakes import FakeAdapter
 
 from pipeline.shards import Manifest
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.convert import Conversion
 from sharding.output import finish
 from sharding.plan import PlanConfig, make_plan

@@ -4,7 +4,7 @@ import torch
 
 from training.hybrid import AlignmentConfig, HybridConfig, HybridModel
 from training.losses.oim import OimConfig
-from training.model.backbone import BackboneConfig
+from training.model.backbones.common import BackboneConfig
 from training.model.detector import DetectorConfig, Quota
 from training.model.person_search import PersonSearchConfig
 

@@ -6,13 +6,13 @@ import simplejpeg
 import torch
 
 from pipeline.annotation import Annotation, Person
-from pipeline.augment import AugmentConfig
 from pipeline.batch import Images
-from pipeline.decode import Pixels
 from pipeline.keyed import Draws
-from pipeline.render import RenderedView, Renderer, TaskName
+from pipeline.rendering.augment import AugmentConfig
+from pipeline.rendering.decode import Pixels
+from pipeline.rendering.geometry import Size
+from pipeline.rendering.renderer import RenderedView, Renderer, TaskName
 from pipeline.samples import Sample
-from pipeline.views import Size
 from tests.shardset import picture
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.node_cache import CacheConfig
 from pipeline.settings import MixtureEntry, StreamConfig
-from pipeline.store import Location
+from pipeline.stores.node_cache import CacheConfig
+from pipeline.stores.store import Location
 from pipeline.stream import Stream
 from tests.shardset import simple_set
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.augment import AugmentConfig, Erasure, draw_recipe, erased_part, fill
 from pipeline.batch import FILL_RGB, Use
-from pipeline.decode import DecodeError, decode, image_size
 from pipeline.keyed import Draws
-from pipeline.views import (
+from pipeline.rendering.augment import AugmentConfig, Erasure, draw_recipe, erased_part, fill
+from pipeline.rendering.decode import DecodeError, decode, image_size
+from pipeline.rendering.geometry import (
     Crop,
     Size,
     Thresholds,

@@ -43,3 +43,31 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     under_a_file.parent.write_text("")
     with pytest.raises(UserError, match=r"cannot read .*: Not a directory"):
         load_config(StreamConfig, under_a_file)
+
+
+def test_a_file_holds_what_differs_from_its_base(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "root.yaml").write_text(
+        "stream: {seed: 1, threads: 3, views: {flip: 0.1, blur: 0.2}}"
+    )
+    (tmp_path / "middle.yaml").write_text("base: root.yaml\nstream: {seed: 2, views: {blur: 0.3}}")
+    leaf = tmp_path / "deep" / "leaf.yaml"
+    leaf.write_text("base: ../middle.yaml\nstream: {scene_size: [96, 160]}")
+    config = load_config(StreamConfig, leaf, ["stream.views.grey=0.4"], section="stream")
+    assert (config.seed, config.threads, config.scene_size) == (2, 3, (96, 160))
+    assert (config.views.flip, config.views.blur, config.views.grey) == (0.1, 0.3, 0.4)
+
+
+def test_a_base_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("base: run.yaml")
+    asked = message_of("base: other.yaml", tmp_path)
+    assert asked.startswith(f"{tmp_path / 'run.yaml'} is its own `base:`")
+    assert message_of("base: [other.yaml]", tmp_path).startswith(
+        "`base` must be the path of one other"
+    )
+    assert message_of("base: absent.yaml", tmp_path).startswith("no configuration file")
+    (tmp_path / "other.yaml").write_text("stream: {thread: 3}")
+    asked = "unknown key `stream.thread`, did you mean `threads`?"
+    assert message_of("base: other.yaml", tmp_path).endswith(
+        f"on {tmp_path / 'other.yaml'}: {asked}"
+    )

@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 from shardset import picture
 
-from pipeline.decode import MOST_PADDING, DecodeError, decode
+from pipeline.rendering.decode import MOST_PADDING, DecodeError, decode
 
 FLIPS = 300
 WRONG = 32

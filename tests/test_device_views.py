@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.augment import AugmentConfig
 from pipeline.batch import FILL_RGB, Images, Use
 from pipeline.prove import prove_resume
-from pipeline.render import Renderer, TaskName
+from pipeline.rendering.augment import AugmentConfig
+from pipeline.rendering.geometry import Size
+from pipeline.rendering.renderer import Renderer, TaskName
 from pipeline.samples import Sample
 from pipeline.settings import MixtureEntry, StreamConfig
-from pipeline.views import Size
 from tests.pictures import psnr, render_batch, sample, textured
 from tests.shardset import simple_set
 

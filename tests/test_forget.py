@@ -15,7 +15,6 @@ from finished_set import files, write_finished_set
 from object_store import s3_environment, s3_server
 
 from pipeline.errors import UserError
-from pipeline.replacement import LocalReplacement
 from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.shards import (
     FORGOTTEN,
@@ -30,7 +29,8 @@ from pipeline.shards import (
     sha256,
     tar_name,
 )
-from pipeline.store import Location
+from pipeline.stores.replacement import LocalReplacement
+from pipeline.stores.store import Location
 from pipeline.stream import Stream
 from sharding.datasets.base import FaultySample
 from sharding.filters import read_names

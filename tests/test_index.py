@@ -17,11 +17,11 @@ from object_store import s3_environment, s3_server
 
 from pipeline.__main__ import main
 from pipeline.errors import UserError
-from pipeline.fields import FieldMap
-from pipeline.foreign import ForeignTar, read_samples
+from pipeline.foreign.fields import FieldMap
+from pipeline.foreign.reader import ForeignTar, read_samples
 from pipeline.samples import SampleReader
 from pipeline.shards import MANIFEST, ShardSet, index_name, read_parquet
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.upkeep.forget import forget
 from sharding.upkeep.verify import verify
 from tests.shardset import canvas_items, picture, scene_items, simple_set

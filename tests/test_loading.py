@@ -20,12 +20,12 @@ from pipeline.buffers import Buffers
 from pipeline.cache import Cache
 from pipeline.errors import UserError
 from pipeline.loading import Batches
-from pipeline.render import Renderer
+from pipeline.rendering.renderer import Renderer
 from pipeline.samples import BadSample, SampleReader
 from pipeline.settings import MixtureEntry, StreamConfig
+from pipeline.stores.waiting import waiting_for
 from pipeline.stream import Stream
 from pipeline.task import Exhausted, Rendered, TaskStream
-from pipeline.waiting import waiting_for
 from pipeline.workers import Answer
 from tests.shardset import simple_set
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import look
 from pipeline.__main__ import main
 from pipeline.batch import Use
-from pipeline.look import Fate, Gallery, ShownPerson
+from pipeline.pages import look
+from pipeline.pages.look import Fate, Gallery, ShownPerson
 from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.stream import Stream
 from tests.shardset import canvas_items, scene_items, write_shard_set

@@ -13,7 +13,7 @@ import pytest
 from releases import JPEG, list_samples, read, write_file
 
 from pipeline.errors import UserError
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.datasets import ADAPTERS
 from sharding.datasets.base import Listing
 from sharding.plan import PlanConfig, make_plan

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.augment import AugmentConfig, Colour, Recipe
 from pipeline.batch import FILL_RGB, Images, Use
-from pipeline.decode import Pixels
-from pipeline.modes import BLUR_KERNEL, blur_taps, render
-from pipeline.render import TaskName
-from pipeline.views import Crop, GridCrop, Size
+from pipeline.rendering.augment import AugmentConfig, Colour, Recipe
+from pipeline.rendering.decode import Pixels
+from pipeline.rendering.geometry import Crop, GridCrop, Size
+from pipeline.rendering.modes import BLUR_KERNEL, blur_taps, render
+from pipeline.rendering.renderer import TaskName
 from tests.pictures import psnr, render_batch, sample, textured
 
 MODES = ("exact", "fast", "reference", "device")

@@ -16,12 +16,12 @@ from cache_worker import shard_of
 from crash.proxy import Proxy, proxy_to
 from object_store import s3_environment, s3_server
 
-from pipeline import node_cache
 from pipeline.errors import UserError
-from pipeline.node_cache import CacheConfig, NodeCache
-from pipeline.read_stats import ReadStats
-from pipeline.store import Location
-from pipeline.waiting import Abandoned, abandon_when, pending_reads
+from pipeline.stores import node_cache
+from pipeline.stores.node_cache import CacheConfig, NodeCache
+from pipeline.stores.read_stats import ReadStats
+from pipeline.stores.store import Location
+from pipeline.stores.waiting import Abandoned, abandon_when, pending_reads
 
 SIZE = 1 << 20
 CONTENTS = [os.urandom(SIZE) for _ in range(5)]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import page, plot
 from pipeline.annotation import Annotation, Person
-from pipeline.decode import DecodeError
+from pipeline.pages import page, plot
+from pipeline.rendering.decode import DecodeError
 
 VOID = {"meta", "img"}
 
@@ -70,13 +70,21 @@ def everything(hostile: str) -> str:
                 page.contact_sheet(
                     [page.sample_picture(annotation(person), picture_bytes(), "jpg")]
                 ),
+                page.pair(
+                    page.sample_picture(annotation(person), picture_bytes(), "jpg"),
+                    page.Picture(
+                        b"", 8, 8, (page.Mark((0, 0, 4, 4), "match", hostile, 0),), hostile
+                    ),
+                    100,
+                    page.chip(0, hostile, hostile),
+                ),
                 page.columns(
                     plot.line_plot(
                         hostile, [series, series], hostile, hostile, 2, True, (hostile, 1)
                     ),
                     plot.scatter_plot(hostile, {hostile: [[0, 1], [2, 3]]}),
                     plot.bar_chart(hostile, [hostile], {hostile: [1.0]}, (hostile, 0.5)),
-                    plot.histogram(hostile, [1, 2], hostile),
+                    plot.histogram(hostile, {hostile: [1, 2], "b": [2]}, hostile, (hostile, 1.5)),
                 ),
                 page.block(hostile, lead=hostile),
                 lead=hostile,
@@ -200,6 +208,29 @@ def test_a_histogram_counts_every_value_once(values: object, bars: int, wide: bo
     counts = [int(n.replace(",", "")) for n in re.findall(r": ([\d,]+)</title>", drawn)]
     assert sum(counts) == len(every)
     assert "1 that are not finite were left out" in drawn
+
+
+def test_groups_of_a_histogram_stand_on_one_another() -> None:
+    drawn = plot.histogram("heights", {"MATCH": [1, 1, 2], "DETECT": [1], "IGNORE": []})
+    bars = re.findall(
+        r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)" fill="([^"]+)"><title>(\w+), 0.5 to', drawn
+    )
+    (match_top, _, blue, first), (top, height, orange, second) = bars
+    assert (first, second) == ("MATCH", "DETECT")
+    assert blue != orange
+    assert float(top) + float(height) == pytest.approx(float(match_top), abs=0.11)
+    assert "IGNORE (0)" in drawn
+
+
+def test_padding_is_hatched_right_of_the_content_and_below() -> None:
+    padded = page.Picture(b"", 100, 80, content=(60, 40))
+    places = re.findall(r'class="padding" style="(.*?)"', page.pair(padded, padded, 100))
+    assert places[:2] == [
+        "left:60.00%;top:0;right:0;bottom:0",
+        "left:0;top:50.00%;width:60.00%;bottom:0",
+    ]
+    whole = page.Picture(b"", 100, 80, content=(100, 80))
+    assert "padding" not in page.pair(whole, whole, 100)
 
 
 def test_whole_numbers_are_not_split_unevenly_between_bars() -> None:

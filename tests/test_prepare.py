@@ -7,7 +7,7 @@ import pytest
 from fakes import FakeAdapter, fake_scenes
 
 from pipeline.errors import UserError
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.__main__ import main
 from sharding.datasets.base import FaultySample
 from sharding.destination import check_destination

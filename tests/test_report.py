@@ -14,10 +14,10 @@ from launch import export, report
 from launch.reporting.curves import Curves, tenth, trend_table
 from pipeline.config import dump_config
 from pipeline.errors import UserError
+from pipeline.pages.sheet import sample_sheet, spread_samples
 from pipeline.samples import SampleReader
 from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.shards import QUARANTINED, ShardSet
-from pipeline.sheet import sample_sheet, spread_samples
 from pipeline.stream import Stream
 from training.checkpoint import State
 from training.features import domain_probe, embed_in_plane, image_features

@@ -12,7 +12,7 @@ from finished_set import files
 from pipeline.errors import UserError
 from pipeline.samples import SampleReader
 from pipeline.shards import MANIFEST, QUARANTINE, Manifest, ShardSet
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.canvas import CanvasConfig
 from sharding.datasets.base import FaultySample
 from sharding.output import finish

@@ -13,7 +13,7 @@ from object_store import s3_environment, s3_server
 
 from pipeline.errors import UserError, run_command
 from pipeline.shards import MANIFEST, QUARANTINE, Manifest, ShardSet, sha256
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.__main__ import main
 from sharding.cluster import Cluster, ray_session
 from sharding.job import ShardsFailed, write_set, write_sets

@@ -8,11 +8,11 @@ import pytest
 from object_store import free_port, s3_environment, s3_server
 from shardset import simple_set
 
-from pipeline import store
 from pipeline.__main__ import main as pipeline_command
 from pipeline.errors import UserError, run_command
 from pipeline.shards import MANIFEST, ShardSet
-from pipeline.store import Location
+from pipeline.stores import store
+from pipeline.stores.store import Location
 from sharding.__main__ import main as sharding_command
 
 SET = "s3://bucket/crowd"

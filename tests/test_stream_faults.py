@@ -13,13 +13,13 @@ import torch
 from pipeline.annotation import Annotation
 from pipeline.batch import Batch, Use
 from pipeline.errors import UserError
-from pipeline.render import Renderer
+from pipeline.rendering.renderer import Renderer
 from pipeline.samples import SampleReader
 from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.shards import FORGOTTEN, MANIFEST, QUARANTINED, Shard, ShardSet
-from pipeline.store import Location
+from pipeline.stores.store import Location
+from pipeline.stores.tars import Tar, Tars
 from pipeline.stream import Stream
-from pipeline.tars import Tar, Tars
 from tests.shardset import Item, canvas_items, scene_items, simple_set, write_shard_set
 
 

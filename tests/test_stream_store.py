@@ -12,13 +12,13 @@ import pytest
 from crash.proxy import Proxy, proxy_to
 from object_store import s3_environment, s3_server
 
-from pipeline import store
 from pipeline.errors import UserError
-from pipeline.node_cache import CacheConfig
 from pipeline.prove import Layout, run
 from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.stats import reads_of
-from pipeline.store import Location
+from pipeline.stores import store
+from pipeline.stores.node_cache import CacheConfig
+from pipeline.stores.store import Location
 from pipeline.stream import Stream
 from tests.shardset import canvas_items, simple_set, write_shard_set
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.augment import AugmentConfig
 from pipeline.batch import FILL_RGB
-from pipeline.decode import Pixels
 from pipeline.errors import UserError
 from pipeline.keyed import Draws
-from pipeline.transforms import TRANSFORMS
-from pipeline.views import Size
+from pipeline.rendering.augment import AugmentConfig
+from pipeline.rendering.decode import Pixels
+from pipeline.rendering.geometry import Size
+from pipeline.rendering.transforms import TRANSFORMS
 from tests.pictures import psnr, render_batch, sample, textured
 
 VIEW = Size(96, 128)

@@ -30,7 +30,7 @@ from pipeline.shards import (
     sha256,
     tar_name,
 )
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.tar import TarWriter
 from sharding.upkeep.shard_check import SHOWN
 from sharding.upkeep.verify import verify

@@ -15,10 +15,10 @@ import webdataset
 from fakes import FakeAdapter, fake_crops, fake_scenes, jpeg
 from shardset import picture
 
-from pipeline import store
 from pipeline.annotation import Annotation
-from pipeline.decode import decode
+from pipeline.rendering.decode import decode
 from pipeline.shards import INDEX_SCHEMA, index_name, sha256, tar_name
+from pipeline.stores import store
 from sharding.canvas import CanvasConfig
 from sharding.convert import Conversion
 from sharding.datasets.base import FaultySample

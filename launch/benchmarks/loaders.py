@@ -18,11 +18,11 @@ from torchvision.transforms import v2
 
 from launch.benchmarks.stream_sets import Sets
 from pipeline.annotation import Annotation
-from pipeline.augment import AugmentConfig
 from pipeline.batch import Batch
 from pipeline.keyed import Draws
-from pipeline.modes import BLUR_KERNEL
-from pipeline.render import Renderer
+from pipeline.rendering.augment import AugmentConfig
+from pipeline.rendering.modes import BLUR_KERNEL
+from pipeline.rendering.renderer import Renderer
 from pipeline.samples import Sample
 from pipeline.settings import StreamConfig
 from pipeline.stream import Stream

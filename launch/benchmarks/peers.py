@@ -13,7 +13,7 @@ import webdataset
 from PIL import Image
 
 from pipeline.annotation import FILL_RGB
-from pipeline.decode import Pixels
+from pipeline.rendering.decode import Pixels
 from sharding.canvas import CanvasConfig, place_crop
 
 

@@ -32,11 +32,11 @@ from launch.benchmarks.measure import (
 )
 from launch.benchmarks.stream_sets import Sets, write_sets
 from pipeline.keyed import Draws
-from pipeline.render import Renderer
+from pipeline.rendering.geometry import Size
+from pipeline.rendering.renderer import Renderer
 from pipeline.samples import Sample
 from pipeline.settings import StreamConfig
 from pipeline.stream import Stream
-from pipeline.views import Size
 
 SHARES = {"exact": 0.30, "fast": 0.45}
 MOST_OVERHEAD = 20.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.benchmarks import releases
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.datasets import ADAPTERS
 from sharding.output import finish
 from sharding.plan import PlanConfig

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import page
-from pipeline.page import Html
-from pipeline.plot import Series, line_plot
+from pipeline.pages import page
+from pipeline.pages.page import Html
+from pipeline.pages.plot import Series, line_plot
 
 Line = dict[str, Any]
 TITLES = {

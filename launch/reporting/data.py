@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import page
 from pipeline.errors import UserError
-from pipeline.page import Html
+from pipeline.pages import page
+from pipeline.pages.page import Html
+from pipeline.pages.sheet import sample_sheet
 from pipeline.samples import SampleReader
 from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.shards import QUARANTINE, Manifest, ShardSet, read_parquet
-from pipeline.sheet import sample_sheet
 from training.model.norm import Kind
 
 SHOWN_FAULTS = 20

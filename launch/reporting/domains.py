@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from launch.reporting.data import Input
-from pipeline import page
-from pipeline.decode import DecodeError, decode
 from pipeline.errors import UserError
-from pipeline.page import Html
-from pipeline.plot import bar_chart, scatter_plot
+from pipeline.pages import page
+from pipeline.pages.page import Html
+from pipeline.pages.plot import bar_chart, scatter_plot
+from pipeline.pages.sheet import spread_samples
+from pipeline.rendering.decode import DecodeError, decode
 from pipeline.samples import SampleReader
-from pipeline.sheet import spread_samples
 from training.features import Features, Probe, domain_probe, embed_in_plane, image_features
 from training.model.norm import Kind
 from training.run import Run

@@ -7,8 +7,8 @@ from typing import Any
 
 from launch.reporting.curves import Line
 from launch.reporting.data import Input
-from pipeline import page
-from pipeline.page import Figure, Html
+from pipeline.pages import page
+from pipeline.pages.page import Figure, Html
 from training.run import Run
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.datasets.handles import once_per_process
 from sharding.datasets.lazy import Sizes, each, gather, pieces
 from sharding.datasets.lmdb_pages import LmdbPages

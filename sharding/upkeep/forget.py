@@ -32,7 +32,7 @@ from pipeline.shards import (
     protocol_name,
     sha256,
 )
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from pipeline.written import WrittenIndex, read_indexes
 from sharding.output import unlisted
 from sharding.upkeep.rewrite import checked, protocol_without, rewrite

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 
-from pipeline import page
 from pipeline.annotation import Annotation, Box, Person
-from pipeline.decode import DecodeError, Pixels, decode
-from pipeline.page import Html, Mark, Picture
+from pipeline.pages import page
+from pipeline.pages.page import Html, Mark, Picture
+from pipeline.rendering.decode import DecodeError, Pixels, decode
 from pipeline.samples import BadSample, SampleReader
 from sharding.upkeep.survey import AnnotatedPerson, AnnotatedSample, Place, Survey
 

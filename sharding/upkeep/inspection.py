@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import page
 from pipeline.errors import UserError
-from pipeline.page import Cell, Figure, Html
-from pipeline.plot import bar_chart, histogram
+from pipeline.pages import page
+from pipeline.pages.page import Cell, Figure, Html
+from pipeline.pages.plot import bar_chart, histogram
+from pipeline.pages.sheet import sample_sheet
 from pipeline.samples import SampleReader
 from pipeline.shards import QUARANTINE, Manifest, ShardSet, protocol_name, read_parquet
-from pipeline.sheet import sample_sheet
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.upkeep.gallery import (
     Outlier,
     crop_outliers,

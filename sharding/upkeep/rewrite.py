@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UserError
-from pipeline.local import file_sha256, local_copy
 from pipeline.shards import (
     FORGOTTEN,
     INDEX_SCHEMA,
@@ -24,7 +23,8 @@ from pipeline.shards import (
     sha256,
     tar_name,
 )
-from pipeline.store import Location
+from pipeline.stores.local import file_sha256, local_copy
+from pipeline.stores.store import Location
 from pipeline.written import WrittenIndex, read_index
 from sharding.protocols import restrict
 from sharding.tar import TarWriter

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from webdataset import tariterators
 
-from pipeline.foreign import IMAGE_EXTENSIONS, printable
-from pipeline.local import file_sha256, local_copy
+from pipeline.foreign.reader import IMAGE_EXTENSIONS, printable
 from pipeline.shards import (
     FORGOTTEN,
     INDEX_SCHEMA,
@@ -27,7 +26,8 @@ from pipeline.shards import (
     index_name,
     tar_name,
 )
-from pipeline.store import Location
+from pipeline.stores.local import file_sha256, local_copy
+from pipeline.stores.store import Location
 from pipeline.written import WrittenIndex, read_index
 from sharding.image import Fault, open_image
 

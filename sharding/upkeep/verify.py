@@ -26,7 +26,7 @@ from pipeline.shards import (
     sha256,
     tar_name,
 )
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from pipeline.written import read_indexes
 from sharding.upkeep.shard_check import SHOWN, ShardCheck, check_shard, shard_checks, shortened
 

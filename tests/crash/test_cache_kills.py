@@ -15,7 +15,7 @@ import pytest
 from crash.proxy import Proxy, proxy_to
 from object_store import s3_environment, s3_server
 
-from pipeline.node_cache import CacheConfig, NodeCache
+from pipeline.stores.node_cache import CacheConfig, NodeCache
 
 SEEDS = range(int(os.environ.get("CRASH_CACHE_SEEDS", "20")))
 SIZE, SHARDS = 300_000, 12

@@ -16,7 +16,7 @@ from crash.runs import Job, files, session_of
 from object_store import open_uploads, s3_environment, s3_server
 from stores import ceph
 
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.upkeep.verify import verify
 
 SEEDS = range(int(os.environ.get("CRASH_STORE_SEEDS", "10")))

@@ -15,9 +15,9 @@ import webdataset
 from finished_set import files
 from PIL import Image
 
-from pipeline import indexing
 from pipeline.__main__ import main
 from pipeline.annotation import Annotation
+from pipeline.foreign import indexing
 from pipeline.samples import SampleReader
 from pipeline.settings import StreamConfig
 from pipeline.shards import OK, ShardSet

@@ -16,7 +16,7 @@ from object_store import open_uploads, s3_environment
 
 from pipeline.errors import UserError
 from pipeline.shards import ShardSet, sha256
-from pipeline.store import Location
+from pipeline.stores.store import Location
 from sharding.destination import check_destination
 from sharding.miniature import TruthImage
 from sharding.upkeep.verify import verify
@@ -25,7 +25,7 @@ PARTS = 40 << 20
 """Bytes that are uploaded in parts."""
 UPLOAD = """
 import sys
-from pipeline.store import Location
+from pipeline.stores.store import Location
 with Location(sys.argv[1]).replacement() as new:
     new.file.write(bytes(int(sys.argv[2])))
     new.publish()

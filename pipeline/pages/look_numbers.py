@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from pipeline import page
 from pipeline.batch import Use
-from pipeline.look import TASK_NAMES, Fate, Gallery, ShownImage
-from pipeline.page import Cell, Html
-from pipeline.plot import histogram
-from pipeline.render import TaskName
+from pipeline.pages import page
+from pipeline.pages.look import TASK_NAMES, Fate, Gallery, ShownImage
+from pipeline.pages.page import Cell, Html
+from pipeline.pages.plot import histogram
+from pipeline.rendering.renderer import TaskName
 
 DRAWN = (Use.MATCH, Use.DETECT, Use.IGNORE)
 
@@ -33,7 +33,7 @@ def mixture_table(gallery: Gallery) -> Html:
                     f"{100 * number / len(images):.1f} %",
                     number,
                     samples,
-                    samples / (share * stream.batch),
+                    round(samples / (share * stream.batch)),
                     ", ".join(map(str, epochs)) or "-",
                 ]
             )

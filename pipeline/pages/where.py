@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from pipeline import page
 from pipeline.ledger import BadRecord
-from pipeline.look import TASK_NAMES, Gallery, ShownImage
-from pipeline.look_page import how_to_read, image_pair, settings_table
-from pipeline.page import Html
-from pipeline.render import TaskName
+from pipeline.pages import page
+from pipeline.pages.look import TASK_NAMES, Gallery, ShownImage
+from pipeline.pages.look_page import how_to_read, image_pair, settings_table
+from pipeline.pages.page import Html
+from pipeline.rendering.renderer import TaskName
 from pipeline.samples import Sample
 from pipeline.stream import Stream
 

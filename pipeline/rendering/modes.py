@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.augment import NO_COLOUR_CHANGE, Colour, Recipe
-from pipeline.decode import Pixels
-from pipeline.views import GridCrop
+from pipeline.rendering.augment import NO_COLOUR_CHANGE, Colour, Recipe
+from pipeline.rendering.decode import Pixels
+from pipeline.rendering.geometry import GridCrop
 
 BLUR_KERNEL = 9
 BLUR_REACH = 3.53

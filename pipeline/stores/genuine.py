@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.shards import Shard
-from pipeline.store import Location
+from pipeline.stores.store import Location
 
 BLOCK = 512
 """A member's header lies right before its bytes."""

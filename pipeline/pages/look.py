@@ -1,6 +1,6 @@
 """Batches as the trainer gets them, taken apart for people to look at: every image, every person.
 
-`pipeline.look_page` draws what is gathered here.
+`pipeline.pages.look_page` draws what is gathered here.
 """
 
 import time
@@ -14,9 +14,9 @@ import simplejpeg
 
 from pipeline.annotation import Box
 from pipeline.batch import Batch, Images, Use, View
-from pipeline.render import TaskName
+from pipeline.rendering.geometry import Size
+from pipeline.rendering.renderer import TaskName
 from pipeline.stream import Stream
-from pipeline.views import Size
 
 TASK_NAMES: dict[TaskName, str] = {"detection": "scenes", "reid": "canvases"}
 """As the settings call them."""

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from pipeline.accounting import Account, account_shard, add_up
 from pipeline.errors import UserError
-from pipeline.foreign import ForeignTar
+from pipeline.foreign.reader import ForeignTar
+from pipeline.foreign.tar_index import MADE_BY, Labels, TarPlace, index_tar
 from pipeline.shards import (
     MANIFEST,
     QUARANTINE,
@@ -32,8 +33,7 @@ from pipeline.shards import (
     parquet_bytes,
     sha256,
 )
-from pipeline.store import Location
-from pipeline.tar_index import MADE_BY, Labels, TarPlace, index_tar
+from pipeline.stores.store import Location
 from pipeline.written import WrittenIndex, read_index, read_indexes
 
 ALLOWED_BAD = 20

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.decode import DecodeError
-from pipeline.page import Html, contact_sheet, sample_picture
+from pipeline.pages.page import Html, contact_sheet, sample_picture
+from pipeline.rendering.decode import DecodeError
 from pipeline.samples import BadSample, Sample, SampleReader
 
 

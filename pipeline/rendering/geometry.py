@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batch import Use
-from pipeline.decode import MOST_HALVINGS
 from pipeline.keyed import Draws
+from pipeline.rendering.decode import MOST_HALVINGS
 
 Boxes = NDArray[np.float64]
 Range = tuple[float, float]

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.augment import NO_COLOUR_CHANGE, Recipe
-from pipeline.decode import Pixels
-from pipeline.device_views import Warps
-from pipeline.modes import BLUR_KERNEL, blur_taps, colour_matrix, mean_rgb
-from pipeline.views import GridCrop, Size
+from pipeline.rendering.augment import NO_COLOUR_CHANGE, Recipe
+from pipeline.rendering.decode import Pixels
+from pipeline.rendering.device_views import Warps
+from pipeline.rendering.geometry import GridCrop, Size
+from pipeline.rendering.modes import BLUR_KERNEL, blur_taps, colour_matrix, mean_rgb
 
 
 class Base(NamedTuple):

@@ -1,4 +1,4 @@
-"""Plots for the pages of `pipeline.page`: inline SVG whose colours follow the page's light or dark mode.
+"""Plots for the pages of `page.py`: inline SVG whose colours follow the page's light or dark mode.
 
 Series are told apart by dash or shape as well as by colour, so that they survive print and colour
 blindness. Values that are not finite are left out, and said to be.
@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.page import Html, escape, legend, number
+from pipeline.pages.page import Html, escape, legend, number
 
 COLOURS = 7
 """Colour variables --s0 ... of the page's style; further series start again."""
@@ -236,9 +236,8 @@ def _bars(
     ends, named = axes.px(shown), f"{name}, " if name else ""
     for place in np.flatnonzero(counts):
         floor = float(axes.py(below[place]))
-        top = min(
-            float(axes.py(below[place] + counts[place])), floor - 1.0
-        )  # one of millions shows
+        top = float(axes.py(below[place] + counts[place]))
+        top = min(top, floor - 1.0)  # one value among millions still shows
         low, high = number(float(edges[place])), number(float(edges[place + 1]))
         yield (
             f'<rect x="{ends[place] + 0.5:.1f}" y="{top:.1f}" '

@@ -9,16 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.augment import AugmentConfig, Recipe, draw_recipe, erased_part, fill
 from pipeline.batch import Use, View
-from pipeline.decode import Pixels, decode, image_size
-from pipeline.device_base import Warp, buffer_size, join_warps, lay_base
-from pipeline.device_views import Unrendered
 from pipeline.keyed import Draws
-from pipeline.modes import render
-from pipeline.samples import BadSample, Sample
-from pipeline.transforms import transform
-from pipeline.views import (
+from pipeline.rendering.augment import AugmentConfig, Recipe, draw_recipe, erased_part, fill
+from pipeline.rendering.decode import Pixels, decode, image_size
+from pipeline.rendering.device_base import Warp, buffer_size, join_warps, lay_base
+from pipeline.rendering.device_views import Unrendered
+from pipeline.rendering.geometry import (
     Boxes,
     Crop,
     GridCrop,
@@ -29,6 +26,9 @@ from pipeline.views import (
     place_boxes,
     scene_crop,
 )
+from pipeline.rendering.modes import render
+from pipeline.rendering.transforms import transform
+from pipeline.samples import BadSample, Sample
 
 TaskName = Literal["detection", "reid"]
 

@@ -1,4 +1,4 @@
-"""The look of `pipeline.page`: light, dark and printed."""
+"""The look of `pipeline.pages.page`: light, dark and printed."""
 
 MARK_COLOURS = (
     "#ffb000",
@@ -60,6 +60,7 @@ font-size:12.5px;color:var(--soft)}
 .legend svg{width:22px;height:12px;flex:none}
 .swatch{display:inline-block;width:18px;height:12px}
 .swatch.mark{position:static}
+td .swatch{width:30px;height:18px}
 .sheet{display:flex;flex-wrap:wrap;gap:8px;margin:12px 0}
 .sheet::after{content:"";flex:1000 1 0}
 .sheet figure{margin:0;min-width:0;break-inside:avoid}

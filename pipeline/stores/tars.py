@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.cache import Cache
-from pipeline.genuine import check_sha256, check_size
-from pipeline.local import file_sha256
-from pipeline.node_cache import NodeCache, at_once
-from pipeline.read_stats import ReadStats
 from pipeline.shards import Shard, ShardSet
-from pipeline.store import Location
-from pipeline.waiting import Abandoned, pause
+from pipeline.stores.genuine import check_sha256, check_size
+from pipeline.stores.local import file_sha256
+from pipeline.stores.node_cache import NodeCache, at_once
+from pipeline.stores.read_stats import ReadStats
+from pipeline.stores.store import Location
+from pipeline.stores.waiting import Abandoned, pause
 
 
 class Tar(Protocol):

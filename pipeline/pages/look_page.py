@@ -3,15 +3,15 @@
 import json
 from collections.abc import Iterator, Sequence
 
-from pipeline import page
 from pipeline.batch import Use
-from pipeline.look import MOST_PERSONS, TASK_NAMES, Fate, Gallery, ShownImage, ShownPerson
-from pipeline.look_numbers import fate_table, histograms, mixture_table
-from pipeline.page import Cell, Figure, Html, Mark, MarkKind, Picture
-from pipeline.render import TaskName
+from pipeline.pages import page
+from pipeline.pages.look import MOST_PERSONS, TASK_NAMES, Fate, Gallery, ShownImage, ShownPerson
+from pipeline.pages.look_numbers import fate_table, histograms, mixture_table
+from pipeline.pages.page import Cell, Figure, Html, Mark, MarkKind, Picture
+from pipeline.rendering.renderer import TaskName
 from pipeline.stream import Stream
 
-ROW_HEIGHTS: dict[TaskName, int] = {"detection": 250, "reid": 210}
+ROW_HEIGHTS: dict[TaskName, int] = {"detection": 320, "reid": 210}
 """Of the views on the page, in pixels."""
 MARKS: dict[Use, MarkKind] = {Use.MATCH: "match", Use.DETECT: "detect", Use.IGNORE: "ignore"}
 REPLACED_SHOWN = 20
@@ -63,7 +63,7 @@ def how_to_read(stream: Stream) -> Html:
             "Number and colour are the person's and the same in both views: point at one, and the others "
             "fade. Below a pair stands what becomes of each person, with its uses in the left | the right "
             "view where they differ, and its identity and row in the look-up table where it has one. "
-            "Hatched stripes are padding. Grey rectangles in boxes are erasures."
+            "Striped margins are padding, grey rectangles in boxes erasures."
         ),
     )
 
@@ -125,7 +125,7 @@ def _in_short(gallery: Gallery, steps: str) -> Html:
         Figure(
             round(len(images) / gallery.elapsed_s, 1),
             "images a second",
-            f"{threads}, start included; waited {waited:.0f} %",
+            f"{threads}, start included; {waited:.0f} % of the time waiting",
         ),
     ]
     return page.section(

@@ -21,15 +21,15 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from pipeline.cache_files import claimed, if_unused, open_whole
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.genuine import check_sha256, check_size
-from pipeline.read_stats import ReadStats
-from pipeline.replacement import remove_if_dead
 from pipeline.shards import Shard
-from pipeline.store import Location
-from pipeline.waiting import pause, waiting_for
+from pipeline.stores.cache_files import claimed, if_unused, open_whole
+from pipeline.stores.genuine import check_sha256, check_size
+from pipeline.stores.read_stats import ReadStats
+from pipeline.stores.replacement import remove_if_dead
+from pipeline.stores.store import Location
+from pipeline.stores.waiting import pause, waiting_for
 
 CHUNK = 8 << 20
 """Bytes of one request: what a failed one repeats, and what a fetch holds in memory."""

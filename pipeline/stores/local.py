@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.store import Location
+from pipeline.stores.store import Location
 
 
 @contextmanager

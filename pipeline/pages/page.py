@@ -1,6 +1,6 @@
 """The one HTML helper: a self-contained page of text, figures, tables and pictures with boxes.
 
-A page needs no network and no script: pictures are data URIs, plots (`pipeline.plot`) inline SVG. A
+A page needs no network and no script: pictures are data URIs, plots (`pipeline.pages.plot`) inline SVG. A
 plain `str` is text and gets escaped wherever it goes; only `Html` passes as it is.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 import simplejpeg
 
 from pipeline.annotation import Annotation, Box
-from pipeline.decode import MOST_HALVINGS, decode, image_size
-from pipeline.page_style import LINK_STYLE, MARK_COLOURS, STYLE
+from pipeline.pages.style import LINK_STYLE, MARK_COLOURS, STYLE
+from pipeline.rendering.decode import MOST_HALVINGS, decode, image_size
 
 Cell = str | int | float | None
 MarkKind = Literal["identity", "unlabelled", "ignore", "match", "detect"]
@@ -132,13 +132,14 @@ def key_figures(figures: Iterable[Figure]) -> Html:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Cell | Html]]) -> Html:
-    """A column is set to the right if all of its cells are numbers."""
+    """A column is set to the right if all of its cells are numbers; a header of nothing is left out."""
     body = [list(row) for row in rows]
     numeric = [
         bool(body) and all(not isinstance(row[i], str) for row in body) for i in range(len(header))
     ]
     kinds = [' class="number"' if right else "" for right in numeric]
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, header))
+    names = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, header))
+    head = f"<thead><tr>{names}</tr></thead>" if any(header) else ""
     lines = (
         "".join(
             f"<td{kind}>{cell if isinstance(cell, Html) else escape(number(cell))}</td>"
@@ -147,10 +148,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Cell | Html]]) -> Html:
         for row in body
     )
     filled = "".join(f"<tr>{line}</tr>" for line in lines)
-    return Html(
-        f'<div class="table"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{filled}</tbody></table></div>"
-    )
+    return Html(f'<div class="table"><table>{head}<tbody>{filled}</tbody></table></div>')
 
 
 def legend(entries: Iterable[tuple[Html, str]]) -> Html:

@@ -16,14 +16,14 @@ from urllib.parse import urlsplit
 import fsspec
 
 from pipeline.errors import UserError
-from pipeline.replacement import (
+from pipeline.stores.replacement import (
     SCRATCH_PATTERN,
     LocalReplacement,
     RemoteReplacement,
     Replacement,
     remove_if_dead,
 )
-from pipeline.waiting import Abandoned, pause, wait_for, waiting_for
+from pipeline.stores.waiting import Abandoned, pause, wait_for, waiting_for
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """Object stores by scheme, and the package that fsspec reaches them through."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.replacement import sync_folder
-from pipeline.store import Location
-from pipeline.waiting import pause
+from pipeline.stores.replacement import sync_folder
+from pipeline.stores.store import Location
+from pipeline.stores.waiting import pause
 
 LOOK_S = 0.1
 """Between two looks at another process's fetch."""

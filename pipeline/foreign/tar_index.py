@@ -10,10 +10,9 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from pipeline.annotation import Annotation, Task, sample_key
-from pipeline.decode import MOST_HALVINGS, PNG_SIGNATURE, decode, image_size
-from pipeline.fields import FieldMap
-from pipeline.foreign import MAX_MEMBER_BYTES, ForeignSample, Member, read_samples
-from pipeline.local import file_sha256, local_copy
+from pipeline.foreign.fields import FieldMap
+from pipeline.foreign.reader import MAX_MEMBER_BYTES, ForeignSample, Member, read_samples
+from pipeline.rendering.decode import MOST_HALVINGS, PNG_SIGNATURE, decode, image_size
 from pipeline.shards import (
     INDEX_SCHEMA,
     OK,
@@ -23,7 +22,8 @@ from pipeline.shards import (
     parquet_bytes,
     sha256,
 )
-from pipeline.store import Location
+from pipeline.stores.local import file_sha256, local_copy
+from pipeline.stores.store import Location
 
 INDEX_VERSION = 1
 MADE_BY = "pipeline index"

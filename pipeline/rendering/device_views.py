@@ -1,7 +1,7 @@
 """The device's half of mode `device`: both views of a batch out of bases, in plain torch operations.
 
 The CPU has decoded each image and resized once what its views show of it, its base
-(`pipeline.device_base`); here every pixel of a view is sampled from it bilinearly, coloured by one
+(`pipeline.rendering.device_base`); here every pixel of a view is sampled from it bilinearly, coloured by one
 matrix and blurred. Each pixel is a sum in one fixed order, so it does not depend on what else is in the
 batch. Written for a GPU and so far measured on none: the tests run it on a CPU.
 

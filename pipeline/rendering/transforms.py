@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 import simplejpeg
 
-from pipeline.decode import Pixels
 from pipeline.errors import UserError
 from pipeline.keyed import Draws
+from pipeline.rendering.decode import Pixels
 
 Transform = Callable[[Pixels, Draws], Pixels]
 """(H, W, 3) uint8 RGB in contiguous rows -> the same; it may write into what it gets."""
@@ -43,5 +43,5 @@ def transform(name: str, content: Pixels, draws: Draws) -> None:
         return
     raise UserError(
         f"the transform `{name}` returned {returned} for a view of shape {content.shape}. It must return "
-        "a uint8 array of the same shape: see pipeline/transforms.py."
+        "a uint8 array of the same shape: see pipeline/rendering/transforms.py."
     )

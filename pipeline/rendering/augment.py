@@ -1,6 +1,6 @@
 """What makes two views of an image differ: its settings, and the parameters drawn from them once.
 
-How they become pixels is another matter: `pipeline.modes` on the CPU, `pipeline.device_views` elsewhere.
+How they become pixels is another matter: `modes.py` on the CPU, `device_views.py` elsewhere.
 """
 
 import difflib
@@ -13,10 +13,10 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.batch import FILL_RGB
 from pipeline.config import Config
-from pipeline.decode import Pixels
 from pipeline.keyed import Draws
-from pipeline.transforms import TRANSFORMS
-from pipeline.views import Boxes, Crop, Range, Thresholds
+from pipeline.rendering.decode import Pixels
+from pipeline.rendering.geometry import Boxes, Crop, Range, Thresholds
+from pipeline.rendering.transforms import TRANSFORMS
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, le=1)]
@@ -52,7 +52,7 @@ class AugmentConfig(Config):
     blur_sigma: Range = (0.1, 2.0)
     """Its sigma in pixels of the view."""
     transform: str | None = None
-    """A function of `pipeline/transforms.py`, applied between blur and erasing."""
+    """A function of `pipeline/rendering/transforms.py`, applied between blur and erasing."""
     erase: Share = 0.5
     """Probability, for each person that fits for matching, of losing a rectangle."""
     erase_area: Range = (0.02, 0.4)
@@ -70,7 +70,7 @@ class AugmentConfig(Config):
         if name is not None and name not in TRANSFORMS:
             near = difflib.get_close_matches(name, TRANSFORMS, n=1)
             hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(TRANSFORMS))
-            raise ValueError(f"no transform {name!r} in pipeline/transforms.py, {hint}")
+            raise ValueError(f"no transform {name!r} in pipeline/rendering/transforms.py, {hint}")
         return name
 
     @model_validator(mode="after")

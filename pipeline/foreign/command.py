@@ -4,7 +4,7 @@ import argparse
 import os
 
 from pipeline.errors import UserError
-from pipeline.fields import FieldMap
+from pipeline.foreign.fields import FieldMap
 from pipeline.options import positive, share
 
 
@@ -49,8 +49,8 @@ def add_index(parser: argparse.ArgumentParser) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from pipeline.indexing import index_set  # brings webdataset and with it torch
-    from pipeline.tar_index import Labels
+    from pipeline.foreign.indexing import index_set  # brings webdataset and with it torch
+    from pipeline.foreign.tar_index import Labels
 
     labels = Labels(
         dataset=options.dataset,
