@@ -1,5 +1,8 @@
 """The one reader of configuration: YAML file + `--set a.b=c` -> a frozen, typed tree.
 
+A file may begin with `base: other.yaml`, a path relative to it, and hold only what differs: sections are merged
+key by key, everything else is replaced.
+
 Each class that has settings declares them as a `Config` beside itself; a run's config nests them.
 """
 
@@ -28,19 +31,19 @@ C = TypeVar("C", bound=Config)
 def load_config(
     kind: type[C], path: str | Path, overrides: Iterable[str] = (), section: str | None = None
 ) -> C:
-    """Reads `path`, applies `key.sub=value` overrides (values are YAML) and validates as `kind`.
+    """Reads `path` upon its base, applies `key.sub=value` overrides (YAML) and validates as `kind`.
 
     `section` validates that top-level key alone, for commands that need no more of a run file.
     Raises UserError naming the file, the key and, for an unknown one, the nearest that exists.
     """
-    tree = read_yaml(path)
+    tree, origin = _read_on_base(Path(path))
     for override in overrides:
         apply_override(tree, override)
     if section is not None:
         if section not in tree:
-            raise UserError(f"{path} has no section `{section}:`.")
+            raise UserError(f"{origin} has no section `{section}:`.")
         tree = tree[section]
-    return parse_config(kind, tree, str(path), section)
+    return parse_config(kind, tree, origin, section)
 
 
 def parse_config(kind: type[C], tree: Any, origin: str, section: str | None = None) -> C:
@@ -66,6 +69,32 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold a mapping of settings, not {type(tree).__name__}.")
     return tree
+
+
+def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`base` with what differs in `own`: mappings are merged, all else is replaced."""
+    merged = dict(base)
+    for name, value in own.items():
+        nested = isinstance(value, dict) and isinstance(base.get(name), dict)
+        merged[name] = merge(base[name], value) if nested else value
+    return merged
+
+
+def _read_on_base(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], str]:
+    """A file's tree upon that of its `base:`, and the names of both. Raises UserError."""
+    if path.resolve() in above:
+        raise UserError(f"{path} is its own `base:`, by way of {' and '.join(map(str, above))}.")
+    tree = read_yaml(path)
+    base = tree.pop("base", None)
+    if base is None:
+        return tree, str(path)
+    if not isinstance(base, str):
+        raise UserError(f"{path}: `base` must be the path of one other file, relative to this one.")
+    try:
+        below, origin = _read_on_base(path.parent / base, (*above, path.resolve()))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return merge(below, tree), f"{path} on {origin}"
 
 
 def dump_config(config: Config) -> str:
