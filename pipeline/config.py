@@ -1,6 +1,6 @@
 """The one reader of configuration: YAML file + `--set a.b=c` -> a frozen, typed tree.
 
-A file may begin with `base: other.yaml`, a path relative to it, and hold only what differs: sections are merged
+A file may begin with `base: other.yaml`, a path relative to it, and hold what differs: sections are merged
 key by key, everything else is replaced.
 
 Each class that has settings declares them as a `Config` beside itself; a run's config nests them.
@@ -83,7 +83,7 @@ def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 def _read_on_base(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], str]:
     """A file's tree upon that of its `base:`, and the names of both. Raises UserError."""
     if path.resolve() in above:
-        raise UserError(f"{path} is its own `base:`, by way of {' and '.join(map(str, above))}.")
+        raise UserError(f"{path} is its own base: files may not name each other in a ring.")
     tree = read_yaml(path)
     base = tree.pop("base", None)
     if base is None:

@@ -60,8 +60,8 @@ def test_a_file_holds_what_differs_from_its_base(tmp_path: Path) -> None:
 
 def test_a_base_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("base: run.yaml")
-    asked = message_of("base: other.yaml", tmp_path)
-    assert asked.startswith(f"{tmp_path / 'run.yaml'} is its own `base:`")
+    ring = message_of("base: other.yaml", tmp_path)
+    assert ring.startswith(f"{tmp_path / 'other.yaml'}: {tmp_path / 'run.yaml'} is its own base")
     assert message_of("base: [other.yaml]", tmp_path).startswith(
         "`base` must be the path of one other"
     )

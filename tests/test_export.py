@@ -130,3 +130,5 @@ def test_another_backbone_and_an_unknown_target_are_refused() -> None:
         export("torchvision", state, "resnet50")
     with pytest.raises(UserError, match="torchvision"):
         export("caffe", state, "resnet18")
+    with pytest.raises(UserError, match="takes ResNets"):
+        export("torchvision", state, "shufflenet_v1")

@@ -229,6 +229,17 @@ def test_domain_gradients_are_reversed_for_features_only() -> None:
     )
 
 
+def test_a_pooled_image_head_is_the_last_layer_of_the_valid_cells_mean() -> None:
+    module = AlignmentModule((4, 5), 3, pooled=True).double()
+    x = domain_input()
+    hidden = module.image_head[:2](x.maps) * x.pixels[:, None]
+    mean = hidden.sum((2, 3)) / x.pixels.sum((1, 2))[:, None]
+    last = module.image_head[2]
+    logits = mean @ last.weight[:, :, 0, 0].T + last.bias
+    expected = torch.nn.functional.cross_entropy(logits, x.image_domain, reduction="sum")
+    torch.testing.assert_close(module(x, 0.1)[0]["image"], expected)
+
+
 def test_empty_batches_give_zero_with_a_gradient() -> None:
     tables = filled_tables(OimConfig(queue=3))
     none, ids = torch.zeros(0), torch.zeros(0, dtype=torch.int64)

@@ -13,7 +13,6 @@ from tests.models import tiny_config, tiny_model
 from training.hybrid import HybridConfig
 from training.losses.oim import OimConfig
 from training.model import person_search
-from training.model.backbone import BackboneConfig, build_backbone
 from training.model.detector import jittered_truth
 from training.model.norm import CrossRankNorm, NormContext
 from training.model.norm_aware import HeadsConfig
@@ -96,6 +95,26 @@ def test_alignment_tasks() -> None:
     assert losses() == set()
     assert losses("reid") == {"domain_reid"}
     assert losses("detection", "inter_task") == {"domain_detection", "domain_inter_task"}
+
+
+def test_oim_as_a_mean_over_rois() -> None:
+    model, batch = tiny_model(changed("oim", mean="roi")).double(), hybrid_batch()
+    seen: list[tuple[float, float]] = []
+    original = model.tables.labelled_loss
+
+    def spy(unit: torch.Tensor, identity: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        loss = original(unit, identity, weights)
+        seen.append((float(loss.detach()), float(weights.sum())))
+        return loss
+
+    model.update_tables([model(batch, model.denominators([batch]), step=4).rows])
+    model.tables.labelled_loss = spy
+    output = model(batch, model.denominators([batch]), step=5)
+    sums, rois = zip(*seen)
+    assert sum(sums) > 0 and sum(rois) > 2 * 5  # more RoIs than labelled people in both views
+    assert float(output.losses["oim"]) == pytest.approx(sum(sums) / sum(rois), abs=1e-12)
+    with pytest.raises(UserError, match="accumulation: 1"):
+        model(batch, model.denominators([batch, batch]), step=5)
 
 
 def test_half_precision_keeps_geometry_and_logits_exact(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,22 +250,3 @@ def test_jittered_proposals_stay_on_their_persons() -> None:
     boxes, real = jittered_truth(truth, seed=1)
     assert real[0].any() and not real[1].any()
     assert (boxes[..., 2] <= 128).all() and (boxes[..., :2] >= 0).all()
-
-
-def test_backbone_weights_are_checked(tmp_path) -> None:
-    context = NormContext()
-    with pytest.raises(UserError, match="needs trained"):
-        build_backbone(BackboneConfig(name="resnet18", weights="random"), context)
-    with pytest.raises(UserError, match="no file"):
-        build_backbone(BackboneConfig(weights=str(tmp_path / "none.pth")), context)
-    (tmp_path / "page.pth").write_text("<html>")
-    (tmp_path / "page.safetensors").write_text("<html>")
-    torch.save([1], tmp_path / "list.pth")
-    for name in ("page.pth", "page.safetensors", "list.pth"):
-        with pytest.raises(UserError, match=r"cannot be read|no tensors"):
-            build_backbone(BackboneConfig(weights=str(tmp_path / name)), context)
-    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="is not a resnet18"):
-        build_backbone(
-            BackboneConfig(name="resnet18", weights=str(tmp_path / "other.pth")), context
-        )

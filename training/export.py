@@ -59,6 +59,8 @@ class Exported:
 
 def to_torchvision(trained: Mapping[str, Tensor], backbone: str) -> Exported:
     """The flat ResNet state dict that `torchvision.models.<backbone>` loads, all but `fc`."""
+    if not backbone.startswith("resnet"):
+        raise UserError(f"the torchvision target takes ResNets, and this run trained a {backbone}.")
     with torch.device("meta"):
         wanted = getattr(torchvision.models, backbone)(weights=None).state_dict()
     names = {

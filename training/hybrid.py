@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from pipeline.batch import Batch, Images, Use
 from pipeline.config import Config
-from training.distributed import world_size
+from pipeline.errors import UserError
+from training.distributed import all_reduce_sum, world_size
 from training.losses.detection import ROI_BETA, RPN_BETA, box_loss, classification_loss
 from training.losses.domain import AlignmentModule, DomainInput
 from training.losses.domain_inputs import canvas_input, scene_input, task_input
 from training.losses.oim import OimConfig, OimTables, TableRows
 from training.losses.similarity import collapse_indicator, similarity_loss
-from training.model.norm import Kind
+from training.model.norm import CrossRankNorm, Kind
 from training.model.norm_aware import unit
 from training.model.person_search import PersonSearch, PersonSearchConfig, SearchOutput
 from training.model.predictor import Predictor
@@ -52,6 +53,9 @@ class AlignmentConfig(Config):
     image: float = 1.0
     instance: float = 1.0
     consistency: float = 0.1
+    image_head: Literal["pixel", "pooled"] = "pixel"
+    """What the image-level classifier names the domain of: every cell of the map, as Domain Adaptive Faster
+    R-CNN, or the map's mean behind its convolutions, as "convolutions, then FC" may be read."""
     coefficient: float = 0.1
     """lambda: how much of the reversed gradient reaches the features."""
     ramp: tuple[int, int] = (0, 1000)
@@ -89,6 +93,8 @@ class _Parts:
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)
+    labelled_rois: Tensor | int = 0
+    """Of this rank, seen by OIM."""
 
     def add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -139,7 +145,9 @@ class HybridModel(nn.Module):
         }
         # a single domain has nothing to be told from
         return {
-            task: AlignmentModule(*shapes[task]) for task in config.tasks if shapes[task][1] > 1
+            task: AlignmentModule(*shapes[task], config.image_head == "pooled")
+            for task in config.tasks
+            if shapes[task][1] > 1
         }
 
     def constant_lr_parameters(self) -> set[str]:
@@ -194,6 +202,8 @@ class HybridModel(nn.Module):
             rows.append(self._instance_matching(out, images, order, number, parts))
             self._similarity(out, images, kind, number, parts)
             self._align(out, images, kind, coefficient, number, parts)
+        if self.config.oim.mean == "roi":
+            self._mean_over_rois(parts, batch, number)
         return self._weigh(parts, TableRows.joined(rows))
 
     def _coefficient(self, step: int) -> float:
@@ -217,7 +227,7 @@ class HybridModel(nn.Module):
     def _instance_matching(
         self, out: SearchOutput, images: Images, order: int, number: dict[str, float], parts: _Parts
     ) -> TableRows:
-        """OIM on every RoI of a person; a person's RoIs in a view share one vote."""
+        """OIM on every RoI of a person; a person's RoIs in a view share one vote, unless each has its own."""
         n = len(images.keys)
         roi_row = out.rois.row.reshape(-1)
         used = (out.rois.use.reshape(-1) == Use.MATCH).nonzero()[:, 0]
@@ -233,8 +243,11 @@ class HybridModel(nn.Module):
 
         identity = images.identity[row]
         labelled = identity >= 0
-        loss = self.tables.labelled_loss(embedding[labelled], identity[labelled], weights[labelled])
-        parts.add("oim", loss / number["labelled"])
+        each = self.config.oim.mean == "roi"
+        share = torch.ones_like(weights) if each else weights
+        loss = self.tables.labelled_loss(embedding[labelled], identity[labelled], share[labelled])
+        parts.add("oim", loss if each else loss / number["labelled"])
+        parts.labelled_rois = parts.labelled_rois + labelled.sum()
         rows = _table_rows(out, images, order)
         if self.config.oim.unlabelled == "instance":
             slot = row[~labelled].new_zeros(persons)
@@ -245,6 +258,17 @@ class HybridModel(nn.Module):
             )
             parts.add("instance", loss / number["unlabelled"])
         return rows
+
+    def _mean_over_rois(self, parts: _Parts, batch: Batch, number: dict[str, float]) -> None:
+        """The one denominator that comes from the forward. Collective. Raises UserError."""
+        shown = sum(2 * len(images.keys) for images in (batch.scenes, batch.canvases) if images)
+        if shown * world_size() != number["images"]:
+            raise UserError(
+                "`hybrid.oim.mean: roi` needs `engine.accumulation: 1`: RoIs are counted in the forward, and "
+                "that of a later micro-step comes too late for the backward of this one."
+            )
+        rois = all_reduce_sum(torch.as_tensor(parts.labelled_rois)).clamp(min=1)
+        parts.sums["oim"] = parts.sums["oim"] / rois
 
     def _similarity(
         self, out: SearchOutput, images: Images, kind: Kind, number: dict[str, float], parts: _Parts
@@ -312,6 +336,11 @@ class HybridModel(nn.Module):
     def update_tables(self, rows: Sequence[TableRows]) -> None:
         """Once an optimiser step, after backward, with the rows of its micro-steps. Collective."""
         self.tables.update(TableRows.joined(rows).gathered())
+
+    def running_statistics(self) -> set[str]:
+        """Names of the buffers that a forward in training moves."""
+        norms = [(n, m) for n, m in self.named_modules() if isinstance(m, CrossRankNorm)]
+        return {name for prefix, norm in norms for name, _ in norm.named_buffers(prefix)}
 
     def tables_digest(self) -> str:
         """sha256 of the tables, equal on all ranks."""

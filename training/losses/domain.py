@@ -56,10 +56,10 @@ class DomainInput:
 class AlignmentModule(nn.Module):
     """Domain classifiers over one task's domains."""
 
-    def __init__(self, channels: tuple[int, int], num_domains: int) -> None:
-        """channels: of the maps and of the instances."""
+    def __init__(self, channels: tuple[int, int], num_domains: int, pooled: bool = False) -> None:
+        """channels: of the maps and of the instances. pooled: a map is classified once, not in each cell."""
         super().__init__()
-        self.num_domains = num_domains
+        self.num_domains, self.pooled = num_domains, pooled
         self.image_head = nn.Sequential(
             nn.Conv2d(channels[0], IMAGE_HIDDEN, 1),
             nn.ReLU(),
@@ -92,7 +92,16 @@ class AlignmentModule(nn.Module):
         image = self.image_head(scale_gradient(x.maps, scale))
         instance = self.instance_head(scale_gradient(x.instances, scale))
         wide = x.weights.dtype
-        return image.to(wide), instance.to(wide)
+        image = image.to(wide)
+        if self.pooled:  # the last convolution of the mean is the mean of the last convolution
+            image = mean_over_pixels(image, x.pixels)[:, :, None, None].expand_as(image)
+        return image, instance.to(wide)
+
+
+def mean_over_pixels(values: Tensor, pixels: Tensor) -> Tensor:
+    """(B, M): of (B, M, h, w) over each image's valid pixels (B, h, w)."""
+    total = (values * pixels[:, None]).sum((2, 3))
+    return total / pixels.sum((1, 2)).clamp(min=1)[:, None]
 
 
 def image_loss(logits: Tensor, pixels: Tensor, domain: Tensor) -> Tensor:
@@ -106,7 +115,6 @@ def consistency_loss(
     image_logits: Tensor, instance_logits: Tensor, pixels: Tensor, image: Tensor, weights: Tensor
 ) -> Tensor:
     """Sum over instances of |mean over pixels of the image's probabilities - the instance's|_2."""
-    each = image_logits.softmax(1) * pixels[:, None]
-    mean = each.sum((2, 3)) / pixels.sum((1, 2)).clamp(min=1)[:, None]
+    mean = mean_over_pixels(image_logits.softmax(1), pixels)
     difference = mean[image] - instance_logits.softmax(1)
     return ((difference.square().sum(1) + ROOT_EPS).sqrt() * weights).sum()

@@ -31,6 +31,10 @@ class OimConfig(Config):
     unlabelled: Literal["queue", "instance"] = "queue"
     """`queue`: unlabelled people are negatives only, as in NAE. `instance`: each is its own positive as
     well, the paper's other reading of "different identities"."""
+    mean: Literal["person", "roi"] = "person"
+    """What the loss of labelled people is a mean over: people, each by the mean over its RoIs in a view; or
+    RoIs, as in NAE, so that people with more RoIs count more. How many RoIs there are is known only after the
+    forward, which `roi` adds a collective to, and which keeps it to an accumulation of 1."""
     instance_scale: float = Field(default=10.0, gt=0)
     mask_empty: bool = True
     """Rows and slots never filled are no negatives; False: zero rows compete, as in NAE."""

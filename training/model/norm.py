@@ -1,4 +1,4 @@
-"""Batch norm over the valid rows of all ranks, on any backend, legal for a single row.
+"""Batch norms whose statistics are those of all ranks' valid rows, of the running kind, or frozen.
 
 `torch.nn.SyncBatchNorm` refuses CPU tensors, one row, and masks; its mathematics are the same.
 """
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from training.distributed import all_reduce_sum
 
@@ -32,6 +33,13 @@ class NormContext:
             yield
         finally:
             self.kind, self.rows = previous
+
+
+class FrozenNorm(FrozenBatchNorm2d):
+    """torchvision's, in the dtype of its input: under autocast fp32 would leave it and double the memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(x.dtype)
 
 
 class CrossRankNorm(nn.Module):
@@ -63,20 +71,24 @@ class CrossRankNorm(nn.Module):
         mean, var = self._running()
         if not self.training:
             return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
-        rows = self.context.rows
-        if rows is None:
-            rows = x.new_ones(x.shape[0], dtype=self.weight.dtype)
-        y, batch_mean, batch_var, count = _Normalise.apply(
-            x, self.weight, self.bias, rows, self.eps
-        )
-        with torch.no_grad():
-            unbiased = batch_var * count / (count - 1).clamp(min=1)
-            seen = self.momentum * (count > 0)  # an empty batch says nothing
-            mean.lerp_(batch_mean.to(mean.dtype), seen.to(mean.dtype))
-            var.lerp_(unbiased.to(var.dtype), seen.to(var.dtype))
-            if self.context.kind == "scenes":
-                self.num_batches_tracked += 1
+        y, *moments = _Normalise.apply(x, self.weight, self.bias, self._rows(x), self.eps)
+        self._track(*moments)
         return y
+
+    def _rows(self, x: Tensor) -> Tensor:
+        if self.context.rows is None:
+            return x.new_ones(x.shape[0], dtype=self.weight.dtype)
+        return self.context.rows
+
+    @torch.no_grad()
+    def _track(self, batch_mean: Tensor, batch_var: Tensor, count: Tensor) -> None:
+        mean, var = self._running()
+        unbiased = batch_var * count / (count - 1).clamp(min=1)
+        seen = self.momentum * (count > 0)  # an empty batch says nothing
+        mean.lerp_(batch_mean.to(mean.dtype), seen.to(mean.dtype))
+        var.lerp_(unbiased.to(var.dtype), seen.to(var.dtype))
+        if self.context.kind == "scenes":
+            self.num_batches_tracked += 1
 
     def _running(self) -> tuple[Tensor, Tensor]:
         if self.context.kind == "scenes":
@@ -87,6 +99,23 @@ class CrossRankNorm(nn.Module):
         return f"{self.weight.shape[0]}, eps={self.eps}, momentum={self.momentum}"
 
 
+class ReEstimatedNorm(CrossRankNorm):
+    """Normalises by the running statistics, which go on following the data of all ranks.
+
+    A constant to the gradient, as frozen ones are: training computes what evaluation computes, so whoever
+    freezes these statistics later has the very network that was trained.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self._track(*_moments(x, self._rows(x)))
+        mean, var = self._running()
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        y = x * _per_channel(scale, x) + _per_channel(self.bias - mean * scale, x)
+        return y.to(x.dtype)
+
+
 class _Normalise(torch.autograd.Function):
     """One all-reduce forward (sum, square sum, count) and one backward (the two gradient sums)."""
 
@@ -94,22 +123,13 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        wide = _at_least_fp32(x)
-        axes = [d for d in range(x.ndim) if d != 1]
-        masked = wide * _per_row(rows, x)
-        area = x.numel() // max(x.shape[0] * x.shape[1], 1)
-        sums = [masked.sum(axes), (masked * wide).sum(axes), (rows.sum() * area).reshape(1)]
-        total = all_reduce_sum(torch.cat([s.to(wide.dtype) for s in sums]))
-        channels = x.shape[1]
-        count = total[-1].clamp(min=1)
-        mean = total[:channels] / count
-        var = (total[channels:-1] / count - mean * mean).clamp(min=0)
+        mean, var, count = _moments(x, rows)
         inverse = torch.rsqrt(var + eps)
         scale = inverse * weight
-        y = wide * _per_channel(scale, x) + _per_channel(bias - mean * scale, x)
-        ctx.save_for_backward(x, weight, rows, mean, inverse, count)
-        ctx.mark_non_differentiable(mean, var, total[-1])
-        return y.to(x.dtype), mean, var, total[-1]
+        y = _at_least_fp32(x) * _per_channel(scale, x) + _per_channel(bias - mean * scale, x)
+        ctx.save_for_backward(x, weight, rows, mean, inverse, count.clamp(min=1))
+        ctx.mark_non_differentiable(mean, var, count)
+        return y.to(x.dtype), mean, var, count
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -126,6 +146,21 @@ class _Normalise(torch.autograd.Function):
         )
         grad_x = (grad - shared * _per_row(rows, x)) * _per_channel(inverse * weight, x)
         return grad_x.to(x.dtype), grad_weight, grad_bias, None, None
+
+
+def _moments(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance (C,) over the valid rows of all ranks, and how many values. Collective."""
+    wide = _at_least_fp32(x)
+    axes = [d for d in range(x.ndim) if d != 1]
+    masked = wide * _per_row(rows, x)
+    area = x.numel() // max(x.shape[0] * x.shape[1], 1)
+    sums = [masked.sum(axes), (masked * wide).sum(axes), (rows.sum() * area).reshape(1)]
+    total = all_reduce_sum(torch.cat([s.to(wide.dtype) for s in sums]))
+    channels = x.shape[1]
+    count = total[-1].clamp(min=1)
+    mean = total[:channels] / count
+    var = (total[channels:-1] / count - mean * mean).clamp(min=0)
+    return mean, var, total[-1]
 
 
 def _at_least_fp32(x: Tensor) -> Tensor:

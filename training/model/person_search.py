@@ -12,7 +12,8 @@ from torchvision.ops import roi_align
 
 from pipeline.batch import Images, Use
 from pipeline.config import Config
-from training.model.backbone import BackboneConfig, build_backbone
+from training.model.backbone import build_backbone
+from training.model.backbones.common import STRIDE, BackboneConfig
 from training.model.detector import (
     DetectorConfig,
     RegionProposals,
@@ -30,7 +31,6 @@ from training.model.norm_aware import (
 )
 from training.model.targets import GroundTruth
 
-STRIDE = 16
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -86,7 +86,7 @@ class PersonSearch(nn.Module):
         super().__init__()
         self.config = config
         self.norms = NormContext()
-        backbone = build_backbone(config.backbone, self.norms)
+        backbone, self.first_weights = build_backbone(config.backbone, self.norms)
         channels = (backbone.trunk_channels, backbone.head_channels)
         self.backbone = backbone.trunk
         self.head = nn.ModuleDict({"layer4": backbone.last_stage})

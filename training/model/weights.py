@@ -1,0 +1,120 @@
+"""Trained weights that a backbone starts from: torchvision's, or a file; nothing is unpickled."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+
+ENUM_MEMBER = "IMAGENET1K_V1"
+WRAPPERS = ("state_dict", "model")
+"""Keys under which training scripts put the weights among other things."""
+DATA_PARALLEL = "module."
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Where a backbone's first weights are from, for the record."""
+
+    origin: str
+    """URL or path."""
+    sha256: str
+    """Of their file."""
+    loaded: int
+    """Tensors that the backbone took."""
+    unused: tuple[str, ...]
+    """Tensors that it has no place for: the classifier's."""
+
+
+def imagenet_file(network: str) -> tuple[Path, str]:
+    """torchvision's ImageNet weights of a network, downloaded unless they are there, and their URL."""
+    url = torchvision.models.get_model_weights(network)[ENUM_MEMBER].url
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rsplit("/", 1)[1]
+    hash_prefix = path.stem.rsplit("-", 1)[1]
+    advice = (
+        f"Fetch {url} where there is a network and put it into {folder} on every machine, or set "
+        "`backbone.weights` to the file."
+    )
+    if not path.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"ImageNet weights of {network} could not be downloaded ({error}). {advice}"
+            ) from None
+    if not sha256_of(path).startswith(hash_prefix):
+        raise UserError(
+            f"{path} is damaged: its sha256 does not begin with {hash_prefix}. {advice}"
+        )
+    return path, url
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name. Raises UserError where there are none."""
+    if not path.is_file():
+        raise UserError(f"`backbone.weights`: there is no file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's unpickler and safetensors each raise kinds of their own
+        raise UserError(
+            f"`backbone.weights`: {path} cannot be read as tensors alone: {str(error)[:200]}"
+        ) from None
+    for wrapper in WRAPPERS:
+        if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
+            weights = weights[wrapper]
+    if not isinstance(weights, dict):
+        raise UserError(f"`backbone.weights`: {path} holds no tensors by name.")
+    return {
+        str(name).removeprefix(DATA_PARALLEL): value
+        for name, value in weights.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_into(
+    net: nn.Module, weights: dict[str, Tensor], network: str, origin: str
+) -> tuple[int, tuple[str, ...]]:
+    """Fills every tensor of `net`: how many, and the names that it has no place for. Raises UserError."""
+    own = net.state_dict()
+    wanted = {name for name in own if not _is_our_own(name)}
+    absent = sorted(wanted - weights.keys())
+    if absent:
+        raise UserError(
+            f"`backbone.weights`: {origin} is not a {network}: {len(absent)} of {len(wanted)} tensors are "
+            f"absent, {absent[0]} for one."
+        )
+    misshapen = [n for n in sorted(wanted) if weights[n].shape != own[n].shape]
+    if misshapen:
+        name = misshapen[0]
+        raise UserError(
+            f"`backbone.weights`: {origin} is another {network}: {len(misshapen)} of {len(wanted)} tensors "
+            f"differ in shape, {name} for one: {tuple(weights[name].shape)} in the file, "
+            f"{tuple(own[name].shape)} wanted."
+        )
+    infinite = [n for n in sorted(wanted) if not weights[n].isfinite().all()]
+    if infinite:
+        raise UserError(
+            f"`backbone.weights`: {origin} holds values that are not finite in {infinite[0]}."
+        )
+    net.load_state_dict({name: weights[name] for name in wanted}, strict=False)
+    unused = sorted(n for n in weights if n not in wanted and not _is_our_own(n))
+    return len(wanted), tuple(unused)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_our_own(name: str) -> bool:
+    """Statistics of canvases, and a counter that nothing reads."""
+    return "canvas_running" in name or name.endswith("num_batches_tracked")
