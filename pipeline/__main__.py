@@ -50,6 +50,12 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _config(options: argparse.Namespace) -> StreamConfig:
+    for setting in options.set:
+        if setting.partition("=")[0].partition(".")[0] != options.section:
+            raise UserError(
+                f"--set {setting}: this command reads `{options.section}:` alone, so it would have no "
+                f"effect; write it as {options.section}.key=value."
+            )
     return load_config(StreamConfig, options.config, options.set, options.section)
 
 
@@ -206,7 +212,10 @@ def _select(options: argparse.Namespace) -> None:
         apply_override(tree, override)
     shard_set = ShardSet(options.shards)
     selection = select(shard_set, parse_config(SelectConfig, tree, "--set"))
-    digest = selection.write(options.out)
+    try:
+        digest = selection.write(options.out)
+    except OSError as error:
+        raise UserError(f"--out {options.out}: {error.strerror or error}.") from None
     chosen, all_of_them = sum(selection.counts), sum(selection.slots)
     print(
         f"{chosen:,} of {all_of_them:,} samples of {shard_set.url}: {options.out} ({digest[:16]})"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pipeline.annotation import Task
 from pipeline.errors import UserError
 from pipeline.identities import Identities
+from pipeline.mixture import SHORTEST_CYCLE
 from pipeline.order import Order, Segment, Source, default_lanes
 from pipeline.rendering.geometry import Size
 from pipeline.rendering.renderer import TaskName
@@ -83,18 +84,41 @@ def _open_task(
                 opened.readers.append(_open_reader(entry, KEYS[name], open_set, two))
                 opened.new_readers.setdefault(first_step, []).append(opened.readers[-1])
             if known[place] in weights:
-                raise _named_twice(opened.readers[known[place]], KEYS[name])
+                raise _named_twice(opened.readers[known[place]], entry.shards, KEYS[name])
             weights[known[place]] = entry.weight
+        _check_weights(weights, opened.readers, KEYS[name])
         opened.segments.append(Segment(first_step, weights))
-    names = [reader.source_name for reader in opened.readers]
-    for number, reader in enumerate(opened.readers):
-        if reader.source_name in names[:number]:
-            raise _named_twice(reader, KEYS[name])
+    _check_names(opened.readers, KEYS[name])
     return opened
 
 
-def _named_twice(reader: SampleReader, key: str) -> UserError:
-    return UserError(f"`{key}` names {reader.source_name} twice: give one entry a larger weight.")
+def _check_weights(weights: dict[int, float], readers: list[SampleReader], key: str) -> None:
+    """Raises UserError on a share so small that the cycle of the mixture would make it larger."""
+    total = sum(weights.values())
+    source, least = min(weights.items(), key=lambda item: item[1])
+    if least / total * SHORTEST_CYCLE < 0.5:
+        raise UserError(
+            f"`{key}` gives {readers[source].source_name} a weight of {least:g} out of {total:g}. The "
+            f"smallest share that the order can keep is 1 in {2 * SHORTEST_CYCLE:,}: leave it out, or give "
+            "it more."
+        )
+
+
+def _check_names(readers: list[SampleReader], key: str) -> None:
+    """Raises UserError on two sets, or one at two URLs, that the order cannot tell apart."""
+    seen: dict[str, str] = {}
+    for reader in readers:
+        if reader.source_name in seen:
+            raise _named_twice(reader, seen[reader.source_name], key)
+        seen[reader.source_name] = reader.shard_set.url
+
+
+def _named_twice(reader: SampleReader, other: str, key: str) -> UserError:
+    return UserError(
+        f"`{key}` names {reader.source_name} twice, at {other} and at {reader.shard_set.url}. If they are "
+        "one set, give one entry a larger weight; if not, only one can be streamed: sets are told apart by "
+        "their dataset and split."
+    )
 
 
 def _task_stream(
@@ -154,8 +178,9 @@ def _lanes(config: StreamConfig, name: TaskName) -> int:
 
 
 def _shards_near(config: StreamConfig, name: TaskName, world_size: int) -> int:
-    """Shards of a dataset that a rank reads from at once: a block in each of its lanes.
+    """Tars of a dataset that a rank reads from at once: a block in each of its lanes.
 
     One lane more than its share, for lanes that are cut by ranks and while one block gives way to the next.
     """
-    return (math.ceil(_lanes(config, name) / world_size) + 1) * config.block
+    variants = 2 if config.views.two_variants and name == "reid" else 1
+    return (math.ceil(_lanes(config, name) / world_size) + 1) * config.block * variants

@@ -14,7 +14,7 @@ from pipeline.cache import Cache
 from pipeline.errors import UserError
 from pipeline.selection import Selection
 from pipeline.shards import OK, QUARANTINED, ShardSet, index_name
-from pipeline.stores.genuine import Member, check_members
+from pipeline.stores.genuine import Member, advice_on_copy, check_members
 from pipeline.stores.node_cache import NodeCache
 from pipeline.stores.tars import Tar, Tars
 
@@ -147,9 +147,10 @@ class SampleReader:
         try:
             return self._record(data, index, slot)
         except BadSample:
-            tar = self._tar(variant, shard)
-            location = self.shard_set.tar(self._shards[variant][shard])
-            check_members(location, tar.read, self._some_members(index))
+            tar, record = self._tar(variant, shard), self._shards[variant][shard]
+            parquet = self.shard_set.location.child(index_name(variant, record.name))
+            original = self.shard_set.tar(record)
+            check_members(tar.location, tar.read, self._some_members(index), parquet, original)
             raise
 
     def _some_members(self, index: ShardIndex) -> list[Member]:
@@ -190,10 +191,15 @@ class SampleReader:
             image = tar.read(image_start, image_start + image_size)
             annotation = tar.read(json_start, json_start + json_size)
         if len(image) != image_size or len(annotation) != json_size:
+            original = self.shard_set.tar(self._shards[variant][shard])
+            what = (
+                "Bring it back as it was written, or run the sharding job again."
+                if tar.location == original
+                else advice_on_copy(original)
+            )
             raise UserError(
-                f"{self.shard_set.tar(self._shards[variant][shard]).url} ends before byte {end}, which its "
-                "index names: it was cut since it was opened. Bring it back as it was written, or run the "
-                "sharding job again."
+                f"{tar.location.url} ends before byte {end}, which its index names: it was cut since it was "
+                f"opened. {what}"
             )
         return image, annotation
 

@@ -16,13 +16,15 @@ import cv2
 
 from pipeline.ahead import fetch_ahead
 from pipeline.batch import Batch
+from pipeline.errors import UserError
 from pipeline.identities import Identities
 from pipeline.ledger import Ledger
 from pipeline.loading import Batches, Part
-from pipeline.opening import open_tasks
+from pipeline.opening import Opened, open_tasks
 from pipeline.rendering.renderer import TaskName
 from pipeline.settings import StreamConfig, check_sizes
 from pipeline.stats import StreamStats
+from pipeline.stores.local import allow_open_files
 from pipeline.task import TaskStream
 
 ORDER_VERSION = 2
@@ -64,6 +66,7 @@ class Stream:
         Raises UserError on a missing shard set and on sizes that do not fit.
         """
         check_sizes(config, world_size * accumulation)
+        allow_open_files()
         cv2.setNumThreads(1)  # a thread of ours per sample is parallel enough
         tasks, numbered = open_tasks(config, world_size, identities)
         ledger = Ledger(config.max_bad_share, config.max_bad_run, ledger_path)
@@ -128,7 +131,8 @@ class Stream:
     def _batches(self, parts: Iterator[Part]) -> Batches:
         if self.config.cache is not None:
             parts = fetch_ahead(parts, self.tasks, self.config.cache)
-        reopen = partial(open_tasks, self.config, self.world_size, self.identities)
+        sets = self.digest, self.manifests
+        reopen = partial(_reopen, self.config, self.world_size, self.identities, sets)
         return Batches(self.tasks, parts, self.config, reopen, self.stats)
 
     def parts(self, step: int) -> list[Part]:
@@ -162,6 +166,19 @@ class Stream:
     @staticmethod
     def _ids(task: TaskStream, positions: range) -> list[tuple[int, str]]:
         return [(position, task.key(position)) for position in positions]
+
+
+def _reopen(
+    config: StreamConfig, world_size: int, identities: Identities, sets: tuple[str, dict[str, Any]]
+) -> Opened:
+    """For a worker process. Raises UserError if it finds other shard sets than the stream did."""
+    stream = Stream.open(config, world_size=world_size, identities=identities)
+    if (stream.digest, stream.manifests) != sets:
+        raise UserError(
+            "a shard set or selection was changed between the opening of the stream and the start of its "
+            "worker processes: open the stream again."
+        )
+    return Opened(stream.tasks, stream.identities)
 
 
 def _digest(definition: dict[str, Any]) -> str:

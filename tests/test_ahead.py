@@ -4,12 +4,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.samples import SampleReader
 from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.stores.node_cache import CacheConfig
 from pipeline.stores.store import Location
+from pipeline.stores.waiting import pause
 from pipeline.stream import Stream
 from tests.shardset import simple_set
 
@@ -72,3 +75,18 @@ def test_a_shard_that_is_missing_ends_the_stream_at_its_turn(stream: Stream) -> 
             next(batches)
         with pytest.raises(UserError, match=rf"{missing:06d}\.tar is missing, though the manifest"):
             next(batches)
+
+
+def test_an_index_that_planning_gave_up_is_read_by_who_needs_it(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a short stream ends its planning, in the middle of an index that samples wait for."""
+    read_index = SampleReader._read_index
+
+    def slowly(reader: SampleReader, variant: int, shard: int) -> pa.Table:
+        pause(0.3)
+        return read_index(reader, variant, shard)
+
+    monkeypatch.setattr(SampleReader, "_read_index", slowly)
+    with stream.batches(0, 1) as batches:
+        assert [batch.step for batch in batches] == [0]

@@ -178,7 +178,13 @@ def test_size_comes_from_the_header() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"scene_scale": (2, 1)}, {"canvas_side": (0.5, 1.5)}, {"blur_sigma": (0, 1)}]
+    "setting",
+    [
+        {"scene_scale": (2, 1)},
+        {"scene_scale": (1, float("inf"))},
+        {"canvas_side": (0.5, 1.5)},
+        {"blur_sigma": (0, 1)},
+    ],
 )
 def test_ranges_are_checked(setting: dict[str, tuple[float, float]]) -> None:
     with pytest.raises(ValidationError):

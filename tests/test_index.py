@@ -301,6 +301,9 @@ def test_refusals_say_what_to_do(scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"no .tar below"):
         index(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot index .* into .*file/set"):
+        index(many, *BOXES, "--out", str(tmp_path / "file/set"))
     for wrong in (["--whole-image"], ["--identity", "pid"], ["--whole-image", *BOXES]):
         with pytest.raises(UserError, match="--whole-image"):
             index(scenes, *wrong)
@@ -340,6 +343,11 @@ def test_fields(record: Any, boxes: str, identity: str | None, expected: Any) ->
 def test_fields_that_say_nothing(data: bytes) -> None:
     with pytest.raises(ValueError):
         annotate(FieldMap(boxes="b", identity="i"), data)
+
+
+def test_a_missing_field_is_named_by_its_whole_path() -> None:
+    with pytest.raises(ValueError, match=r"no field a\.c\.b"):
+        annotate(FieldMap(boxes="a.c.b"), b'{"a": [{"c": [{"d": 1}]}]}')
 
 
 def annotate(fields: FieldMap, data: bytes) -> Any:

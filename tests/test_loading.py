@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,10 +24,11 @@ from pipeline.loading import Batches
 from pipeline.rendering.renderer import Renderer
 from pipeline.samples import BadSample, SampleReader
 from pipeline.settings import MixtureEntry, StreamConfig
+from pipeline.shards import MANIFEST, ShardSet
 from pipeline.stores.waiting import waiting_for
 from pipeline.stream import Stream
 from pipeline.task import Exhausted, Rendered, TaskStream
-from pipeline.workers import Answer
+from pipeline.workers import Answer, InThreads, Reopen, Tasks
 from tests.shardset import simple_set
 
 
@@ -116,6 +118,29 @@ def test_errors_of_a_process_keep_their_origin(
     assert isinstance(unusable, Exhausted)
     assert len(unusable.replaced) == 17
     assert "the last one: bad" in str(unusable)
+
+
+def test_a_worker_process_takes_no_other_shard_set_for_the_stream(
+    config: StreamConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child generation has the same digest, and other samples where somebody was forgotten."""
+
+    def in_threads(tasks: Tasks, reopen: Reopen, _: int) -> InThreads:
+        asked.append(reopen)
+        return InThreads(tasks)
+
+    asked: list[Reopen] = []
+    monkeypatch.setattr(loading, "InProcesses", in_threads)
+    crowd = ShardSet(simple_set(tmp_path, "detection", shards=1, per_shard=4))
+    scenes = (MixtureEntry(shards=crowd.url, weight=1),)
+    stream = with_processes(config.model_copy(update={"scenes": scenes}))
+    stream.batches().close()
+    (reopen,) = asked
+    assert reopen().tasks.keys() == stream.tasks.keys()
+    child = crowd.manifest.model_copy(update={"root": crowd.root_sha256, "generation": 1})
+    crowd.location.child(MANIFEST).write(child.to_json())
+    with pytest.raises(UserError, match="open the stream again"):
+        reopen()
 
 
 def hold_batches(config: StreamConfig, running: Connection, leave: bool) -> None:

@@ -139,6 +139,17 @@ def test_a_view_may_lie_in_a_wider_buffer(mode: str) -> None:
     assert (wide[:, 130:] == 7).all()
 
 
+@pytest.mark.parametrize("mode", MODES[:3])
+@pytest.mark.parametrize("size", [Size(1, 1), Size(1, 60), Size(60, 1), Size(3, 60)])
+def test_content_may_be_thinner_than_the_blur(mode: str, size: Size) -> None:
+    """What is left of a panorama, say."""
+    recipe = Recipe(Crop((0, 0, 320, 240), size), True, Colour(1.1, 0.9, 1.2), 2.0, ())
+    content = np.zeros((*size, 3), np.uint8)
+    white = np.full((240, 320, 3), 200, np.uint8)
+    render(white, GridCrop(0, 0, 320, 240, size, 0), recipe, mode, content)
+    assert (content > 150).all()
+
+
 def test_small_sigmas_need_fewer_taps() -> None:
     taps = [blur_taps(sigma) for sigma in (0, 0.1, 0.3, 0.6, 0.9, 1.2, 2.0)]
     assert taps == [1, 1, 3, 5, 7, 9, BLUR_KERNEL]

@@ -17,11 +17,14 @@ from crash.proxy import Proxy, proxy_to
 from object_store import s3_environment, s3_server
 
 from pipeline.errors import UserError
+from pipeline.samples import SampleReader
+from pipeline.shards import ShardSet
 from pipeline.stores import node_cache
 from pipeline.stores.node_cache import CacheConfig, NodeCache
 from pipeline.stores.read_stats import ReadStats
 from pipeline.stores.store import Location
 from pipeline.stores.waiting import Abandoned, abandon_when, pending_reads
+from tests.shardset import simple_set
 
 SIZE = 1 << 20
 CONTENTS = [os.urandom(SIZE) for _ in range(5)]
@@ -162,6 +165,19 @@ class TestLimit:
         reader.read(4)
         assert len(cached(tmp_path)) == 2
 
+    def test_a_limit_that_is_far_too_small_is_said_again(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The first shard beyond the limit does not know how many will follow."""
+        reader = Reader(tmp_path, limit=0.5)
+        opened = [reader.open(number) for number in range(5)]
+        said = capsys.readouterr().err.splitlines()
+        assert [line.split(" GB")[0].rpartition(" ")[2] for line in said] == [
+            f"{count * SIZE / 1e9:.3g}" for count in (1, 2, 4)
+        ]
+        for file in opened:
+            os.close(file)
+
     def test_what_comes_later_waits_for_room_until_it_is_needed(self, tmp_path: Path) -> None:
         reader = Reader(tmp_path, limit=2)
         opened = [reader.open(0), reader.open(1)]
@@ -230,6 +246,26 @@ class TestArrival:
         assert reader.read(0) == CONTENTS[0]
         assert reader.stats.cache_misses == 2
 
+    @pytest.mark.parametrize("cut", [False, True])
+    def test_a_cached_file_that_was_damaged_is_named(self, tmp_path: Path, cut: bool) -> None:
+        """The tar in the store is as it was written: nobody should look for the damage there."""
+        local = Location(simple_set(tmp_path / "set", "detection", shards=1, per_shard=4))
+        for name in local.list_files():
+            Location("memory://bucket/set").child(name).write(local.child(name).read())
+        cache = NodeCache(CacheConfig(folder=str(tmp_path / "cache"), limit_gb=1))
+        reader = SampleReader(ShardSet("memory://bucket/set"), cache=cache)
+        reader.read(0, 0, 0)
+        (copy,) = (tmp_path / "cache").iterdir()
+        size = copy.stat().st_size
+        os.truncate(copy, 0)
+        os.truncate(copy, 0 if cut else size)
+        with pytest.raises(UserError) as refused:
+            reader.read(0, 0, 1)
+        said = str(refused.value)
+        assert said.startswith(f"{copy} {'ends before' if cut else 'is not the tar'}")
+        assert "memory://bucket/set/shards/v0/000000.tar and was damaged here" in said
+        assert cut or "where memory://bucket/set/shards/v0/000000.parquet says" in said
+
     def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -261,3 +297,15 @@ def test_a_fetch_that_nobody_wants_any_more_ends_at_once(tmp_path: Path, proxy: 
     assert ended
     assert ended[0] - began < 2
     assert cached(tmp_path) == set()
+
+
+@pytest.mark.parametrize("folder", ["", "s3://bucket/cache", "file:///local/cache"])
+def test_a_cache_is_a_folder_of_the_node(folder: str) -> None:
+    with pytest.raises(ValueError, match="is not a folder on a disk of this node"):
+        CacheConfig(folder=folder, limit_gb=1)
+
+
+def test_a_folder_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    NodeCache(CacheConfig(folder="~/cache", limit_gb=1))
+    assert (tmp_path / "cache").is_dir()

@@ -137,6 +137,8 @@ def test_a_selection_fits_its_own_set_alone(tall: str, tmp_path: Path) -> None:
         keys(tall, str(tmp_path / "junk"))
     with pytest.raises(UserError, match="did you mean `min_person_height`"):
         main(["select", tall, "--out", file, "--set", "min_persons_height=4"])
+    with pytest.raises(UserError, match=r"--out .*entry: "):
+        main(["select", tall, "--out", f"{file}/entry"])
 
 
 def test_what_is_read_is_what_was_written(tall: str, tmp_path: Path) -> None:

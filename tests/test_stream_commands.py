@@ -133,5 +133,7 @@ def test_commands_refuse_nonsense(config_file: Path, capsys: pytest.CaptureFixtu
         main(["at", "--config", str(config_file), "--position", "1", "--out", "/nowhere/page.html"])
     with pytest.raises(UserError, match="at least 2"):
         main(["prove-resume", "--config", str(config_file), "--steps", "1"])
+    with pytest.raises(UserError, match=r"threads=3: .* no effect; write it as stream\.key"):
+        main(["prove-resume", "--config", str(config_file), "--set", "threads=3"])
     with pytest.raises(UserError, match="did you mean `lanes`"):
         main(["at", "--config", str(config_file), "--position", "1", "--set", "stream.lane=1"])

@@ -1,6 +1,7 @@
 """What the stream does with damage: replaces, counts, bounds, names; and what it leaves behind."""
 
 import json
+import resource
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -297,6 +298,22 @@ def test_shard_sets_that_do_not_fit(tmp_path: Path) -> None:
     entry = MixtureEntry(shards=crowd, weight=1)
     with pytest.raises(UserError, match="names crowd/train twice"):
         Stream.open(scenes(crowd).model_copy(update={"scenes": (entry, entry)}))
+    moved = tmp_path / "moved"
+    moved.symlink_to(crowd)
+    with pytest.raises(UserError, match=f"twice, at {crowd} and at {moved}.* one set"):
+        Stream.open(
+            scenes(crowd).model_copy(
+                update={"scenes": (entry, MixtureEntry(shards=str(moved), weight=1))}
+            )
+        )
+    other = simple_set(tmp_path / "other", "detection", shards=1, per_shard=4, dataset="other")
+    few = MixtureEntry(shards=other, weight=1)
+    with pytest.raises(UserError, match=r"other/train a weight of 1 out of .* is 1 in 8,192"):
+        Stream.open(
+            scenes(crowd).model_copy(
+                update={"scenes": (MixtureEntry(shards=crowd, weight=1e6), few)}
+            )
+        )
     empty = write_shard_set(
         tmp_path / "empty", [[[replace(i, status=QUARANTINED) for i in scene_items(2)]]]
     )
@@ -325,6 +342,52 @@ def test_an_epoch_opens_no_shard_twice(tmp_path: Path, monkeypatch: pytest.Monke
         place = task.order.at(position)
         task.readers[0].read(0, place.shard, place.slot)
     assert sorted(opened) == list(range(192))
+
+
+def test_two_variants_open_twice_as_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each of 8 lanes it jumps between 4 shards, each of them in 2 variants."""
+
+    def counted(name: str, honest: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return honest(*arguments)
+
+        return call
+
+    calls = {"tars": 0, "indexes": 0}
+    monkeypatch.setattr(Tars, "_open_tar", counted("tars", Tars._open_tar))
+    monkeypatch.setattr(SampleReader, "_load_index", counted("indexes", SampleReader._load_index))
+    variants = [canvas_items(32 * 4, variant=variant) for variant in range(2)]
+    url = write_shard_set(
+        tmp_path, [[items[s * 4 : s * 4 + 4] for s in range(32)] for items in variants]
+    )
+    config = StreamConfig(
+        canvases=(MixtureEntry(shards=url, weight=1),),
+        canvas_batch=16,
+        canvas_size=(48, 32),
+        views={"two_variants": True},  # type: ignore[arg-type]
+    )
+    read(Stream.open(config), 8)  # an epoch
+    assert calls == {"tars": 2 * 32, "indexes": 2 * 32}
+
+
+def test_a_stream_opens_as_many_files_as_the_system_grants(tmp_path: Path) -> None:
+    url = simple_set(tmp_path, "detection", shards=1, per_shard=4)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] // 2, before[1]))
+        stream = Stream.open(scenes(url))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+        held = [open(url + "/" + MANIFEST) for _ in range(8)]  # noqa: SIM115
+        limit = max(file.fileno() for file in held)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+        with pytest.raises(UserError, match=r"cannot open .*000000.*`ulimit -n`"):
+            stream.tasks["detection"].readers[0].read(0, 0, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for file in held:
+            file.close()
 
 
 def test_a_tar_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

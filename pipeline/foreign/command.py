@@ -64,7 +64,13 @@ def _index(options: argparse.Namespace) -> None:
     )
     workers = options.workers or len(os.sched_getaffinity(0))
     out = options.out or options.url
-    manifest, tally = index_set(options.url, out, labels, options.max_bad, workers)
+    try:
+        manifest, tally = index_set(options.url, out, labels, options.max_bad, workers)
+    except OSError as error:
+        raise UserError(
+            f"cannot index {options.url} into {out} ({error}). Check both URLs, the network and the rights "
+            "of this process; what was done stays."
+        ) from None
     print(
         f"{labels.dataset} {labels.split} at {out}: {tally.tars:,} tars "
         f"({tally.tars_kept:,} indexed before), {manifest.samples:,} samples, {manifest.persons:,} persons, "

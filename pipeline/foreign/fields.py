@@ -104,11 +104,11 @@ def _parse(data: bytes) -> Any:
         raise ValueError("not JSON") from None
 
 
-def _pick(tree: Any, path: str) -> Any:
-    """What lies at `path`, in a list if a list lies on the way."""
-    for number, name in enumerate(names := path.split(".")):
+def _pick(tree: Any, path: str, passed: int = 0) -> Any:
+    """What lies at `path`, in a list if a list lies on the way; `tree` is what lies at its first names."""
+    for number, name in enumerate(path.split(".")[passed:], start=passed):
         if isinstance(tree, list):
-            return [_pick(one, ".".join(names[number:])) for one in tree]
+            return [_pick(one, path, number) for one in tree]
         if not isinstance(tree, dict) or name not in tree:
             raise ValueError(f"no field {path}")
         tree = tree[name]

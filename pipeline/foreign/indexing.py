@@ -99,7 +99,8 @@ def _find_tars(source: Location, target: Location) -> Iterator[TarPlace]:
     tars = sorted(name for name in sizes if name.endswith(".tar"))
     if not tars:
         raise UserError(
-            f"no .tar below {source.url}. Decompress tars first: a sample's place in a .tar.gz says nothing."
+            f"no .tar below {source.url}. Look at the URL; and decompress tars first: a sample's place in a "
+            ".tar.gz says nothing."
         )
     shards = [ShardFile.parse(name) for name in tars]
     if not any(shards):

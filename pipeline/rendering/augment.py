@@ -4,7 +4,7 @@ How they become pixels is another matter: `modes.py` on the CPU, `device_views.p
 """
 
 import difflib
-import math
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -78,7 +78,7 @@ class AugmentConfig(Config):
         highest = {"canvas_side": 1.0, "erase_area": 1.0}
         for name in ("scene_scale", "canvas_side", "blur_sigma", "erase_area"):
             low, high = getattr(self, name)
-            if not 0 < low <= high <= highest.get(name, math.inf):
+            if not 0 < low <= high <= highest.get(name, sys.float_info.max):
                 raise ValueError(f"{name} must be [low, high] with 0 < low <= high")
         if self.mode == "device" and self.transform is not None:
             raise ValueError(

@@ -111,7 +111,8 @@ def _render_reference(window: Pixels, recipe: Recipe, out: Pixels) -> None:
     if colour.grey:
         image = tv.rgb_to_grayscale(image, num_output_channels=3)
     if recipe.blur_sigma:
-        image = tv.gaussian_blur(image, [BLUR_KERNEL] * 2, [recipe.blur_sigma] * 2)
+        taps = min(BLUR_KERNEL, 2 * min(out.shape[:2]) - 1)  # its border is one reflection
+        image = tv.gaussian_blur(image, [taps] * 2, [recipe.blur_sigma] * 2)
     np.copyto(out, image.permute(1, 2, 0).numpy())
 
 

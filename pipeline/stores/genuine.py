@@ -43,20 +43,38 @@ def check_sha256(location: Location, found: str, shard: Shard) -> None:
 
 
 def check_members(
-    location: Location, read: Callable[[int, int], bytes], members: Iterable[Member]
+    location: Location,
+    read: Callable[[int, int], bytes],
+    members: Iterable[Member],
+    index: Location,
+    original: Location,
 ) -> None:
-    """Raises UserError if most of `members` are not where the index says: this is another shard's tar.
+    """Raises UserError if most of `members` are not where `index` says: this is another shard's tar.
+
+    `location` is `original`, or this node's copy of it, whose hash was right when it came.
 
     To be asked when a sample is damaged. A few bad bytes spoil a few headers; of an exchanged tar hardly
     one fits.
     """
     fits = [_fits(read(m.offset - BLOCK, m.offset), m) for m in members]
     if 2 * sum(fits) < len(fits):
+        what = (
+            f"The tar was exchanged for another of the same size, or overwritten. {ADVICE}"
+            if location == original
+            else advice_on_copy(original)
+        )
         raise UserError(
             f"{location.url} is not the tar that its index was made of: of {len(fits)} members looked for, "
-            f"{len(fits) - sum(fits)} are not where {location.url.removesuffix('.tar')}.parquet says. The "
-            f"tar was exchanged for another of the same size, or overwritten. {ADVICE}"
+            f"{len(fits) - sum(fits)} are not where {index.url} says. {what}"
         )
+
+
+def advice_on_copy(original: Location) -> str:
+    """What to do about a file of the node's cache that is not any more what came."""
+    return (
+        f"It is this node's copy of {original.url} and was damaged here: look at the disk, remove the file "
+        "and resume the run, which fetches it again."
+    )
 
 
 def _fits(block: bytes, member: Member) -> bool:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -53,6 +53,13 @@ class CacheConfig(Config):
     fetches: Annotated[int, Field(gt=0)] = 4
     """Shards that a rank fetches at once, ahead of their turn."""
 
+    @field_validator("folder")
+    @classmethod
+    def _check_folder(cls, folder: str) -> str:
+        if not folder or "://" in folder:
+            raise ValueError(f"{folder!r} is not a folder on a disk of this node")
+        return folder
+
 
 def at_once() -> bool:
     """A fetch that cannot wait until there is room."""
@@ -64,8 +71,10 @@ class NodeCache:
 
     def __init__(self, config: CacheConfig) -> None:
         """Raises UserError if the folder cannot be made."""
-        self._folder, self._limit = Path(config.folder), int(config.limit_gb * 1e9)
-        self._warned = False
+        self._folder = Path(config.folder).expanduser()
+        self._limit = int(config.limit_gb * 1e9)
+        self._said_needed = 0
+        """Bytes, when the limit was last said to be too small."""
         with self._own_errors(0):
             self._folder.mkdir(parents=True, exist_ok=True)
             for part in self._folder.glob("*.part"):
@@ -83,7 +92,7 @@ class NodeCache:
 
         While `can_wait`, nothing is fetched that has no room. Raises UserError on a tar that cannot be had.
         """
-        final = self._folder / f"{shard.tar_sha256}.tar"
+        final = Path(self.place(shard).path)
         with self._own_errors(shard.tar_bytes):
             ready = open_whole(final, shard.tar_bytes)
             if ready is not None:
@@ -93,6 +102,10 @@ class NodeCache:
                 pause(LOOK_S)
             with waiting_for(location.url):
                 return self._wait_or_fetch(final, location, shard, stats, can_wait)
+
+    def place(self, shard: Shard) -> Location:
+        """Of the shard, if it is there."""
+        return Location(str(self._folder / f"{shard.tar_sha256}.tar"))
 
     def _wait_or_fetch(
         self,
@@ -135,13 +148,14 @@ class NodeCache:
         with Location(str(self._folder)).exclusive():
             beyond = self._make_room(size)
             os.posix_fallocate(file, 0, size)
-        if beyond > 0 and not self._warned and not can_wait():
-            self._warned = True
+        needed = self._limit + beyond
+        if beyond > 0 and needed >= 2 * self._said_needed and not can_wait():
+            self._said_needed = needed
             print(
                 f"the cache in {self._folder} is too small: the shards that are read at once need "
-                f"{(self._limit + beyond) / 1e9:.3g} GB, its limit_gb is {self._limit / 1e9:.3g}. They are "
-                "kept beyond it while they are open; others are fetched again whenever they are needed. "
-                "Raise the limit.",
+                f"at least {needed / 1e9:.3g} GB, its limit_gb is {self._limit / 1e9:.3g}. They are kept "
+                "beyond it while they are open; others are fetched again whenever they are needed. Raise "
+                "the limit.",
                 file=sys.stderr,
             )
 

@@ -1,6 +1,7 @@
 """Files at a URL, through fsspec: local folders and object stores behind one small interface."""
 
 import asyncio
+import errno
 import fcntl
 import os
 import random
@@ -162,6 +163,12 @@ class Location:
                 "rights they give."
             ) from None
         except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise UserError(
+                    f"cannot open {self.url}: this process has all the files open that it may. Raise the "
+                    "limit (`ulimit -n`), or set fewer `lanes` or a smaller `block`: a stream keeps lanes x "
+                    "block shards of each dataset open, over all ranks."
+                ) from None
             tried = "" if self.is_local else f", {STORE_ATTEMPTS} times with growing pauses"
             raise UserError(
                 f"cannot read {self.url} (tried{tried}: {error}). Check the disk, or the network and the "

@@ -12,10 +12,14 @@ from pipeline.stores.local import file_sha256
 from pipeline.stores.node_cache import NodeCache, at_once
 from pipeline.stores.read_stats import ReadStats
 from pipeline.stores.store import Location
-from pipeline.stores.waiting import Abandoned, pause
 
 
 class Tar(Protocol):
+    @property
+    def location(self) -> Location:
+        """What is read: the tar, or this node's copy of it."""
+        ...
+
     def read(self, start: int, end: int) -> bytes:
         """Bytes [start, end), fewer where the file ends before. Raises UserError if they cannot be had."""
         ...
@@ -45,13 +49,8 @@ class Tars:
 
         While `can_wait`, nothing is fetched that has no room in the cache.
         """
-        while True:
-            try:
-                return self._open.get(
-                    (shard.variant, shard.name), lambda: self._open_tar(shard, can_wait)
-                )
-            except Abandoned:  # perhaps not by this thread, but by the one whose work it waited for
-                pause(0)
+        place = shard.variant, shard.name
+        return self._open.get(place, lambda: self._open_tar(shard, can_wait))
 
     def _open_tar(self, shard: Shard, can_wait: Callable[[], bool]) -> Tar:
         location = self._shard_set.tar(shard)
@@ -59,7 +58,7 @@ class Tars:
             return self._open_local(location, shard)
         if self._node_cache is not None:
             file = self._node_cache.open(location, shard, self.stats, can_wait)
-            return _FileTar(location, file, self.stats)
+            return _FileTar(self._node_cache.place(shard), file, self.stats)
         if (shard.variant, shard.name) not in self._checked:
             with location.needed():
                 check_size(location, location.size(), shard)
@@ -81,10 +80,10 @@ class _FileTar:
     """Reads by pread: no shared file position, and the interpreter is free meanwhile."""
 
     def __init__(self, location: Location, file: int, stats: ReadStats) -> None:
-        self._location, self._file, self._stats = location, file, stats
+        self.location, self._file, self._stats = location, file, stats
 
     def read(self, start: int, end: int) -> bytes:
-        with self._location.needed():
+        with self.location.needed():
             data = os.pread(self._file, end - start, start)
         self._stats.add(read=len(data))
         return data
@@ -95,10 +94,10 @@ class _FileTar:
 
 class _RemoteTar:
     def __init__(self, location: Location, stats: ReadStats) -> None:
-        self._location, self._stats = location, stats
+        self.location, self._stats = location, stats
 
     def read(self, start: int, end: int) -> bytes:
-        with self._location.needed():
-            data = self._location.read(start, end)
+        with self.location.needed():
+            data = self.location.read(start, end)
         self._stats.add(read=len(data), fetched=len(data))
         return data
