@@ -85,7 +85,10 @@ class Stream:
 
     @property
     def digest(self) -> str:
-        """Two streams with one digest are the same stream: a position means the same in both."""
+        """Two streams with one digest are the same stream: a position means the same in both.
+
+        But for people who were forgotten between them, and for rows of identities, which a run stores.
+        """
         return _digest(self.definition)
 
     def history_digest(self, step: int) -> str:
