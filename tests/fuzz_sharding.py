@@ -30,10 +30,10 @@ from accounted import write_all  # noqa: E402
 from conftest import SMALL  # noqa: E402
 from mutations import copy_release, damage_folder, pack  # noqa: E402
 
-from pipeline.stores import store  # noqa: E402
 from pipeline.annotation import check_key  # noqa: E402
 from pipeline.errors import UserError  # noqa: E402
 from pipeline.shards import OK  # noqa: E402
+from pipeline.stores import store  # noqa: E402
 from sharding.canvas import CanvasConfig  # noqa: E402
 from sharding.datasets import ADAPTERS  # noqa: E402
 from sharding.miniature import WRITERS, write  # noqa: E402
