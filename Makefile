@@ -13,7 +13,7 @@ help:
 	@echo "make demo   everything from nothing: data, shards, pre-training, weights, report"
 	@echo "make test   the test suite"
 	@echo "make check  lint, format, types, import directions"
-	@echo "make test-crash     kill the sharding job at seeded moments, on local disk and two kinds of S3"
+	@echo "make test-crash     kill the sharding job and training runs at seeded moments, fill their disks"
 	@echo "make test-stores    shards on Ceph's S3 and rclone's"
 	@echo "make test-interop   our shards in other tools, their tars in the stream"
 	@echo "make fuzz-sharding  5,000 damaged samples through every adapter"

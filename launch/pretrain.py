@@ -30,6 +30,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", required=True, help="YAML file of the run")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="a setting")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument(
+        "--allow-change", action="store_true", help="resume though settings changed what is trained"
+    )
     # DeepSpeed's launcher adds it; the environment says the same.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -51,23 +54,31 @@ def main() -> None:
         ledger_path=folder.ledger(rank),
         identities=folder.identities() if start else None,
     )
-    if start is not None:
-        folder.require_same_history(start, stream)
+    changes = folder.changes(config, stream, start.state) if start else None
+    if changes is not None and not arguments.allow_change:
+        changes.require_permission(folder.path)
+    lock = folder.claim() if rank == 0 else None
 
     device = init_distributed(config.engine)
     require_same_start(start, device)
     if is_main():
+        if start is not None and changes is not None:
+            folder.checkpoints(config.checkpoint).recover(start)
+            changes.record(folder.path)
         folder.create(config, stream)
     model = build_model(config, stream.identities, stream.domains)
     global_batch = config.stream.scene_batch + config.stream.canvas_batch
     optimizer = build_optimizer(
         model, config.optimiser, global_batch, model.constant_lr_parameters()
     )
-    engine = Engine(model, optimizer, config.engine, device, global_batch)
+    tracked = model.running_statistics()
+    engine = Engine(model, optimizer, config.engine, device, global_batch, tracked)
     if start is not None:
         engine.restore(start)
     finished = train(config, folder, stream, model, engine, start.state if start else None)
     close_distributed()
+    if lock is not None:
+        lock.close()
     if not finished:
         sys.exit(EXIT_STOPPED)
 

@@ -33,10 +33,11 @@ def train(config: EngineConfig, device: torch.device) -> dict[str, Any]:
         denominators = all_reduce_sum(model.denominators([mine]))
         result = engine.forward(mine, denominators, step)
         engine.backward(result.total, last=True)
-        norm = float(engine.step())
+        norm = engine.grad_norm()
+        engine.step(norm)
         model.update_tables([result.rows])
         shares = all_reduce_sum(torch.stack(list(result.losses.values())).double())
-        history.append({**dict(zip(result.losses, shares.tolist())), "grad_norm": norm})
+        history.append({**dict(zip(result.losses, shares.tolist())), "grad_norm": norm.item()})
     digest = torch.tensor([list(bytes.fromhex(model.tables_digest()))])
     return {"history": history, "digests": all_gather_rows(digest).tolist()}
 

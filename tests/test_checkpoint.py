@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
@@ -131,6 +132,74 @@ def test_a_killed_writer_leaves_nothing_that_counts(
     write(checkpoints, 10)
     names = sorted(path.name for path in checkpoints.folder.iterdir())
     assert names == ["latest", "step-00000005", "step-00000010"]
+
+
+def write_to_the_end(checkpoints: Checkpoints, step: int) -> None:
+    write(checkpoints, step)
+    checkpoints.wait()
+
+
+class DiskFull:
+    """As a full disk does it to safetensors, which says so in its own way, and to Python."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, *arguments: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("save_file", SafetensorError("No space left on device")),
+        ("_sync", OSError(28, "No space left on device")),
+    ],
+)
+def test_a_full_disk_costs_no_checkpoint(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    error: Exception,
+    background: bool,
+) -> None:
+    config = CheckpointConfig(every=5, keep=1, background=background)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", config)
+    write_to_the_end(checkpoints, 5)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, where, DiskFull(error))
+        with pytest.raises(
+            UserError, match=r"cannot write .*step-00000010: .*No space left.*Make room"
+        ):
+            write_to_the_end(checkpoints, 10)
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["latest", "step-00000005"]
+    assert checkpoints.latest() == "step-00000005"
+
+
+def test_in_the_background_a_copy_is_written(tmp_path: Path) -> None:
+    config = CheckpointConfig(background=True)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", config)
+    weights = tensors(5)
+    checkpoints.write(state(5), weights, {})
+    weights["weight"].fill_(-1)  # the next step
+    checkpoints.wait()
+    found = checkpoints.newest()
+    assert found is not None
+    assert torch.equal(found.model()["weight"], tensors(5)["weight"])
+
+
+def test_recovery_ends_what_a_killed_writer_began(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 5, 10)
+    (checkpoints.folder / ".writing-step-00000015").mkdir()
+    (checkpoints.folder / "latest").write_text("step-00000005\n")
+    found = checkpoints.newest()
+    assert found is not None
+    checkpoints.recover(found)
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["latest", "step-00000005", "step-00000010"]
+    assert checkpoints.latest() == "step-00000010"
 
 
 def test_a_step_can_be_written_again(checkpoints: Checkpoints) -> None:

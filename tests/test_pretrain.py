@@ -1,6 +1,7 @@
 """What a user can get wrong in a pre-training run shows before the ranks meet."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ from pipeline.config import dump_config, load_config
 from pipeline.errors import UserError, run_command
 from pipeline.identities import Identities
 from pipeline.stream import Stream
-from training.checkpoint import CheckpointConfig, State
+from training.changes import Changes
+from training.checkpoint import State
 from training.run import PretrainConfig, RunFolder, load_run
 
 ROOT = Path(__file__).parent.parent
@@ -93,19 +95,72 @@ def fake_stream(digest: str) -> Stream:
     )
 
 
-def test_another_stream_is_not_resumed(tmp_path: Path) -> None:
-    folder, config = RunFolder(tmp_path), CheckpointConfig()
-    assert folder.find_start(config) is None
-    state = State(step=4, images=9, stream_digest="ab-4", tables_digest="", sample_digest="")
-    folder.checkpoints(config).write(state, {}, {})
-    found = folder.find_start(config)
-    assert found is not None
-    assert found.state == state
-    folder.require_same_history(found, fake_stream("ab"))
-    with pytest.raises(
-        UserError, match=r"step-00000004 was trained on another stream.*stream.json.*from step 4 on"
-    ):
-        folder.require_same_history(found, fake_stream("cd"))
+STATE = State(step=4, images=9, stream_digest="ab-4", tables_digest="", sample_digest="")
+
+
+def changes(tmp_path: Path, *settings: str, stream: str = "ab") -> Changes:
+    """Against a run of the demo."""
+    RunFolder(tmp_path / "run").create(load_config(PretrainConfig, DEMO), fake_stream("ab"))
+    now = load_config(PretrainConfig, DEMO, settings)
+    return RunFolder(tmp_path / "run").changes(now, fake_stream(stream), STATE)
+
+
+def test_what_does_not_change_training_may_change(tmp_path: Path) -> None:
+    free = ("log.every=7", "checkpoint.keep=9", "engine.zero_stage=1", "stream.threads=5", "run=x")
+    found = changes(tmp_path, *free)
+    assert set(found.free) == {setting.partition("=")[0] for setting in free}
+    assert found.free["log.every"] == (1, 7)
+    found.require_permission(tmp_path)
+
+
+def test_another_mixture_may_follow(tmp_path: Path) -> None:
+    segment = "stream.segments=[{from_step: 9, scenes: [{shards: s, weight: 1}]}]"
+    found = changes(tmp_path, segment)
+    assert found.free["stream.segments.0.from_step"] == (None, 9)
+    assert not found.binding
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("engine.clip=1", r"engine\.clip 5\.0 -> 1\.0"),
+        ("seed=1", r"seed 0 -> 1"),
+        ("steps=300", r"steps 200 -> 300"),  # its learning rate decays over all of them
+        ("hybrid.weights.oim=2", r"hybrid\.weights\.oim 0\.5 -> 2\.0"),
+    ],
+)
+def test_what_changes_training_wants_permission(tmp_path: Path, setting: str, said: str) -> None:
+    found = changes(tmp_path, setting)
+    with pytest.raises(UserError, match=rf"from step 4 as another one: {said}\. .*--allow-change"):
+        found.require_permission(tmp_path / "run")
+
+
+def test_another_stream_wants_permission_and_names_its_settings(tmp_path: Path) -> None:
+    found = changes(tmp_path, "stream.scene_batch=4", "stream.threads=3", stream="cd")
+    assert found.binding == {
+        "stream.scene_batch": (2, 4),
+        "digest of the stream so far": ("ab-4", "cd-4"),
+    }
+    assert found.free == {"stream.threads": (1, 3)}
+
+
+def test_changes_are_recorded_beside_those_before(tmp_path: Path) -> None:
+    for clip in (1, 2):
+        changes(tmp_path, f"engine.clip={clip}").record(tmp_path / "run")
+    recorded = (tmp_path / "run/changes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["changes"] for line in recorded] == [
+        {"engine.clip": [5.0, 1.0]},
+        {"engine.clip": [5.0, 2.0]},
+    ]
+
+
+def test_one_process_writes_a_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    held = folder.claim()
+    with pytest.raises(UserError, match=rf"still being written, by process {os.getpid()} on"):
+        folder.claim()
+    held.close()
+    folder.claim().close()
 
 
 def test_a_run_is_read_back_without_its_shards(tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,6 +36,8 @@ class CheckpointConfig(Config):
     """Optimizer steps between checkpoints; the last step is always kept."""
     keep: int = Field(default=3, gt=0)
     """How many of the newest to keep."""
+    background: bool = False
+    """Write while training goes on, from a copy in the host's memory; the next one waits for it."""
 
 
 class State(BaseModel):
@@ -50,6 +55,8 @@ class State(BaseModel):
     """Digest of the look-up tables, equal on all ranks."""
     sample_digest: str
     """Digest of every (position, key) seen since step 0."""
+    skipped: tuple[int, ...] = ()
+    """Steps whose loss or gradient was not finite, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,8 @@ class Checkpoints:
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
         self.folder = folder
         self.config = config
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
 
     def due(self, step: int) -> bool:
         """Whether `step` steps done call for a checkpoint."""
@@ -91,18 +100,41 @@ class Checkpoints:
 
     def write(
         self, state: State, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]
-    ) -> Path:
-        """Publishes a checkpoint by one rename, then deletes the oldest. One process at a time."""
-        target = self.folder / f"step-{state.step:08d}"
-        temporary = self._emptied(f".writing-{target.name}")
-        save_file(_packed(model), temporary / MODEL)
-        save_file(_packed(optimizer), temporary / OPTIMIZER)
-        (temporary / STATE).write_text(state.model_dump_json(indent=1) + "\n")
-        files = {name: _describe(temporary / name) for name in (MODEL, OPTIMIZER, STATE)}
-        (temporary / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n")
-        for name in (*files, MANIFEST):
-            _sync(temporary / name)
-        _sync(temporary)
+    ) -> None:
+        """Publishes a checkpoint by one rename, then deletes the oldest. One process at a time.
+
+        In the background all but the copying; `wait` then raises what went wrong. Raises UserError if the
+        files cannot be written: the checkpoints before it are still there.
+        """
+        self.wait()
+        tensors = {MODEL: _packed(model), OPTIMIZER: _packed(optimizer)}
+        self._pending = self._writer.submit(self._publish, state, tensors)
+        if not self.config.background:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the last `write` is done. Raises UserError if it failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _publish(self, state: State, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        began = time.perf_counter()
+        name = f"step-{state.step:08d}"
+        temporary = self.folder / f".writing-{name}"
+        try:
+            self._clear()
+            size = _fill(temporary, state, tensors)
+            self._put_in_place(temporary, self.folder / name)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)  # its space may be what is missing
+            raise UserError(
+                f"cannot write the checkpoint {self.folder / name}: {error}. Those before it are untouched. "
+                "Make room (`checkpoint.keep` says how many stay), then go on with --resume."
+            ) from None
+        print(f"{name}: {size / 1e6:.1f} MB in {time.perf_counter() - began:.1f} s", flush=True)
+
+    def _put_in_place(self, temporary: Path, target: Path) -> None:
         if target.exists():  # left by a run that was resumed from before it
             _delete(target)
         temporary.rename(target)
@@ -111,7 +143,11 @@ class Checkpoints:
         for path in self._published()[self.config.keep :]:
             if path.name < target.name:
                 _delete(path)
-        return target
+
+    def recover(self, newest: Checkpoint) -> None:
+        """Does what a killed writer left undone: its half files go, and `latest` names the newest one."""
+        self._clear()
+        write_atomically(self.folder / "latest", newest.path.name + "\n")
 
     def latest(self) -> str | None:
         """Name of the one written last."""
@@ -144,13 +180,25 @@ class Checkpoints:
         names = [p for p in self.folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name)]
         return sorted(names, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
-    def _emptied(self, name: str) -> Path:
+    def _clear(self) -> None:
+        """Of what killed writers left."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for stale in self.folder.glob(".writing-*"):
             shutil.rmtree(stale)
-        path = self.folder / name
-        path.mkdir()
-        return path
+
+
+def _fill(folder: Path, state: State, tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
+    """Writes a checkpoint's files to the disk, and returns their bytes."""
+    folder.mkdir()
+    for name, named in tensors.items():
+        save_file(dict(named), folder / name)
+    (folder / STATE).write_text(state.model_dump_json(indent=1) + "\n")
+    files = {name: _describe(folder / name) for name in (MODEL, OPTIMIZER, STATE)}
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n")
+    for name in (*files, MANIFEST):
+        _sync(folder / name)
+    _sync(folder)
+    return sum((folder / name).stat().st_size for name in (*files, MANIFEST))
 
 
 def find_damage(path: Path) -> str | None:

@@ -3,6 +3,8 @@
 Collective: every rank must call these the same number of times in the same order.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,11 +22,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    if world_size() > 1:
-        dist.barrier()
-
-
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum over ranks, without gradient; `tensor` is left as it is."""
     total = tensor.detach().clone()
@@ -38,6 +35,12 @@ def all_reduce_max(tensor: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(total, op=dist.ReduceOp.MAX)
     return total
+
+
+def any_rank(flags: Sequence[bool | Tensor], device: torch.device) -> list[bool]:
+    """Which of the flags are raised on any rank. Waits for the device. Collective."""
+    mine = torch.stack([torch.as_tensor(flag, device=device) for flag in flags])
+    return [bool(flag) for flag in all_reduce_max(mine.to(torch.uint8)).tolist()]
 
 
 def same_on_all_ranks(number: int, device: torch.device) -> bool:

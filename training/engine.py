@@ -7,7 +7,7 @@ commands that only read a run's settings should not pay for.
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -39,6 +39,8 @@ class EngineConfig(Config):
     """PyTorch's CPU threads a rank; None: PyTorch's own choice."""
     deterministic: bool = False
     """Deterministic algorithms only: bit-equal on one machine type, slower on GPUs."""
+    max_nonfinite: int = Field(default=10, ge=0)
+    """Steps of the last 1,000 that may be skipped because a loss or the gradient was not finite."""
     timeout_s: int = Field(default=600, gt=0)
     """A collective that takes longer has lost a rank: the run fails."""
     deepspeed: dict[str, JsonValue] = Field(default={})
@@ -154,7 +156,9 @@ class Engine:
         config: EngineConfig,
         device: torch.device,
         global_batch: int,
+        tracked: Collection[str] = (),
     ) -> None:
+        """`tracked`: names of buffers that a forward moves, to be put back where its step is dropped."""
         import deepspeed
 
         self.config = config
@@ -169,6 +173,9 @@ class Engine:
             model=model, optimizer=optimizer, config=settings
         )
         self._engine.train()
+        # Only now: the device has been given its own.
+        self._tracked = [b for name, b in model.named_buffers() if name in tracked]
+        self._before = [buffer.clone() for buffer in self._tracked]
 
     def forward(self, batch: Batch, denominators: Tensor, step: int) -> StepOutput:
         return self._engine(batch, denominators, step)
@@ -181,15 +188,35 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self) -> Tensor:
-        """Clips and applies the gradients; returns their global norm before clipping."""
+    def grad_norm(self) -> Tensor:
+        """Global norm of the gradients after the last micro-step, equal on all ranks. Collective."""
         if self.config.zero_stage == 0:
-            bound = self.config.clip or float("inf")
-            norm = nn.utils.clip_grad_norm_(self._parameters, bound)
-            self._engine.step()
-            return norm
+            return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        norm = torch.as_tensor(self._engine.optimizer.scaled_global_norm())
+        return norm.masked_fill(norm < 0, float("inf"))  # -1: not finite
+
+    def step(self, grad_norm: Tensor) -> None:
+        """Clips the gradients, whose norm it is, and applies them."""
+        if self.config.zero_stage == 0 and self.config.clip:
+            nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip, grad_norm)
         self._engine.step()
-        return torch.as_tensor(self._engine.get_global_grad_norm())
+        self._keep_tracked()
+
+    def drop(self) -> None:
+        """Forgets this step: weights, optimizer state and tracked buffers are as before it."""
+        if self.config.zero_stage == 0:
+            self._engine.zero_grad()  # an optimizer passes over parameters without a gradient
+        else:  # DeepSpeed drops a step whose gradient is not finite
+            for gradients in self._engine.optimizer.averaged_gradients.values():
+                for gradient in gradients:
+                    gradient.fill_(float("nan"))
+        self._engine.step()
+        for buffer, before in zip(self._tracked, self._before):
+            buffer.copy_(before)
+
+    def _keep_tracked(self) -> None:
+        if self._tracked:
+            torch._foreach_copy_(self._before, self._tracked)
 
     def model_tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers by name, equal on all ranks."""
@@ -209,6 +236,7 @@ class Engine:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over weights and optimizer state, written by any world size and ZeRO stage."""
         checkpoint.load_into(self.model)
+        self._keep_tracked()
         state: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, value in checkpoint.optimizer().items():
             name, _, field = key.rpartition("/")

@@ -5,12 +5,14 @@ from itertools import islice
 
 from pipeline.batch import Batch
 from pipeline.digest import SampleDigest
+from pipeline.errors import UserError
 from pipeline.stream import Stream
 from training.checkpoint import Checkpoints, State
-from training.distributed import all_reduce_sum, barrier, is_main, same_on_all_ranks
+from training.distributed import all_reduce_sum, any_rank, is_main, same_on_all_ranks
 from training.engine import Engine
 from training.hybrid import HybridModel
 from training.metrics import Metrics
+from training.nonfinite import Skips, not_finite
 from training.run import PretrainConfig, RunFolder
 from training.schedule import set_lr
 from training.signals import StopRequest
@@ -34,8 +36,11 @@ def train(
         folder.path, config.log, steps, first, images, SampleDigest(digest), engine.device
     )
     checkpoints = folder.checkpoints(config.checkpoint)
+    skips = Skips(folder.path, config.engine.max_nonfinite, start.skipped if start else ())
     stop = StopRequest()
     stopping = False
+    if is_main():
+        folder.write_status(first, steps, None, stopping, checkpoints.latest())
     with stop.listening(), stream.batches(first, steps) as batches, metrics:
         for step, micro_batches in enumerate(by_step(batches, stream.accumulation), first):
             lr = set_lr(engine.optimizer, config.optimiser, step, steps)
@@ -47,17 +52,29 @@ def train(
                 output = engine.forward(batch, denominators, step)
                 engine.backward(output.total, last=batch is on_device[-1])
                 outputs.append(output)
-            grad_norm = engine.step()
-            model.update_tables([output.rows for output in outputs])
+            grad_norm = engine.grad_norm()
+            # This waits for the device: both questions are asked at once.
+            flags = (stop.received, not_finite(outputs, grad_norm))
+            stopping, skipping = any_rank(flags, engine.device)
+            if skipping:
+                engine.drop()
+                skips.add(step, micro_batches, outputs, grad_norm)
+            else:
+                engine.step(grad_norm)
+                model.update_tables([output.rows for output in outputs])
 
             done = step + 1
-            metrics.add(micro_batches, outputs)
-            stopping = stop.agreed(engine.device)
-            saving = stopping or done == steps or checkpoints.due(done)
+            metrics.add(micro_batches, [] if skipping else outputs)
+            if done % config.log.check_tables_every == 0:
+                shared_digest(model, engine)
+            last = stopping or done == steps
+            saving = last or checkpoints.due(done)
             if saving or metrics.due(done):
-                eta_s = metrics.log(done, lr, grad_norm, stream.stats, model.statistics())
+                statistics = {**model.statistics(), "skipped_steps": len(skips.steps)}
+                eta_s = metrics.log(done, lr, grad_norm, stream.stats, statistics)
                 if saving:
-                    save(checkpoints, stream, model, engine, metrics, done)
+                    state = state_after(done, stream, model, engine, metrics, skips)
+                    save(checkpoints, state, engine, wait=last)
                 if is_main():
                     folder.write_status(done, steps, eta_s, stopping, checkpoints.latest())
             if stopping:
@@ -71,26 +88,42 @@ def by_step(batches: Iterator[Batch], accumulation: int) -> Iterator[list[Batch]
         yield micro_batches
 
 
-def save(
-    checkpoints: Checkpoints,
-    stream: Stream,
-    model: HybridModel,
-    engine: Engine,
-    metrics: Metrics,
-    step: int,
-) -> None:
-    """Collective; right after `metrics.log`, which brings its sums over ranks up to date."""
-    tables_digest = model.tables_digest()
-    if not same_on_all_ranks(int(tables_digest[:13], 16), engine.device):
+def shared_digest(model: HybridModel, engine: Engine) -> str:
+    """The tables' digest. Raises RuntimeError where a rank has other tables. Collective."""
+    digest = model.tables_digest()
+    if not same_on_all_ranks(int(digest[:13], 16), engine.device):
         raise RuntimeError("the OIM tables differ between ranks: their updates are not collective")
-    state = State(
+    return digest
+
+
+def state_after(
+    step: int, stream: Stream, model: HybridModel, engine: Engine, metrics: Metrics, skips: Skips
+) -> State:
+    """Right after `metrics.log`, which brings its sums over ranks up to date. Collective."""
+    return State(
         step=step,
         images=metrics.images,
         stream_digest=stream.history_digest(step),
-        tables_digest=tables_digest,
+        tables_digest=shared_digest(model, engine),
         sample_digest=metrics.digest.hex(),
+        skipped=tuple(skips.steps),
     )
+
+
+def save(checkpoints: Checkpoints, state: State, engine: Engine, wait: bool) -> None:
+    """Writes a checkpoint; with `wait` it is there afterwards, also if written in the background.
+
+    Raises UserError on all ranks if that, or the one before it, could not be written. Collective.
+    """
     optimizer = engine.optimizer_tensors()
+    problem = None
     if is_main():
-        checkpoints.write(state, engine.model_tensors(), optimizer)
-    barrier()
+        try:
+            checkpoints.write(state, engine.model_tensors(), optimizer)
+            if wait:
+                checkpoints.wait()
+        except UserError as error:
+            problem = error
+    (failed,) = any_rank([problem is not None], engine.device)
+    if failed:
+        raise problem or UserError("rank 0 could not write a checkpoint, and says why.")

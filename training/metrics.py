@@ -37,6 +37,8 @@ class LogConfig(Config):
     console_every: int = Field(default=10, gt=0)
     """Steps between console lines; printed on logged steps only."""
     tensorboard: bool = True
+    check_tables_every: int = Field(default=100, gt=0)
+    """Steps between comparisons of the OIM tables over ranks; they are compared before a checkpoint too."""
 
 
 class Metrics:
@@ -73,7 +75,7 @@ class Metrics:
                 self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def add(self, batches: Sequence[Batch], outputs: Sequence[StepOutput]) -> None:
-        """One optimizer step's micro-batches. Does not wait for the device."""
+        """One optimizer step's micro-batches; no outputs if it was skipped. Does not wait for the device."""
         for batch in batches:
             self.digest.add(batch)
             tasks = (batch.scenes, batch.canvases)
@@ -87,7 +89,7 @@ class Metrics:
                 for name, value in values.items():
                     key, value = f"{kind}/{name}", value.detach().to(self.device, torch.float64)
                     self._sums[key] = self._sums[key] + value if key in self._sums else value
-        self._window += 1
+        self._window += bool(outputs)
         now = time.perf_counter()
         self._step_s.append(now - self._last_step)
         self._last_step = now
@@ -112,11 +114,6 @@ class Metrics:
         line |= {"lr": lr, "grad_norm": grad_norm.item()}
         line["statistics"] = {**line.get("statistics", {}), **statistics}
         line = {"step": step, **line}
-        if not math.isfinite(line["total"]):
-            bad = [name for name, value in line["losses"].items() if not math.isfinite(value)]
-            raise FloatingPointError(f"step {step}: losses that are not finite: {', '.join(bad)}")
-        if not math.isfinite(line["grad_norm"]):  # before it is saved: the weights are ruined
-            raise FloatingPointError(f"step {step}: the gradient is not finite")
         eta_s = (self.steps - step) * float(np.mean(self._step_s))
         if self._lines is not None:
             self._lines.write(json.dumps(_finite(line)) + "\n")
@@ -151,14 +148,20 @@ class Metrics:
         added = {name: count - self._stream.get(name, 0) for name, count in counts.items()}
         self.digest.absorb([int(limb) for limb in values[-LIMBS:]])
         self.images += int(images)
-        line: dict[str, Any] = {"images": self.images, "total": 0.0}
+        line: dict[str, Any] = {
+            "images": self.images,
+            "total": math.nan,
+            "losses": {},
+            "weighted": {},
+        }
         left = iter(values)
         for name in names:
             kind, _, key = name.partition("/")
             value = next(left)
             share = value / self._window if kind != "statistics" else _ratio(value, next(left))
             line.setdefault(kind, {})[key] = share
-        line["total"] = sum(line["weighted"].values())
+        if self._window:  # else all its steps were skipped
+            line["total"] = sum(line["weighted"].values())
         p50, p95 = np.percentile(self._step_s, [50, 95])
         line |= {
             "images_per_s": images / elapsed,

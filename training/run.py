@@ -1,18 +1,20 @@
 """A run: its configuration and its folder, which says what was run, on what, and how far it got.
 
-config.yaml  stream.json  identities.json  environment.json  status.json
-metrics.jsonl  tensorboard/  checkpoints/
+config.yaml  stream.json  identities.json  environment.json  status.json  changes.jsonl
+metrics.jsonl  tensorboard/  checkpoints/  ledger-RANK.jsonl  nonfinite/
 """
 
+import fcntl
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from pydantic import Field
@@ -22,14 +24,22 @@ from pipeline.errors import UserError
 from pipeline.identities import Identities
 from pipeline.settings import StreamConfig
 from pipeline.stream import Stream
-from training.checkpoint import Checkpoint, CheckpointConfig, Checkpoints, write_atomically
+from training.changes import Changes, compare, is_free
+from training.checkpoint import (
+    Checkpoint,
+    CheckpointConfig,
+    Checkpoints,
+    State,
+    write_atomically,
+)
 from training.distributed import rank, same_on_all_ranks
 from training.engine import EngineConfig
 from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
 from training.schedule import OptimiserConfig
 
-IDENTITIES_FILE = "identities.json"
+IDENTITIES_FILE, ENVIRONMENT_FILE = "identities.json", "environment.json"
+LOCK_FILE = "writer.lock"
 PACKAGES = ("torch", "torchvision", "deepspeed", "numpy", "opencv-python-headless", "simplejpeg")
 
 
@@ -74,11 +84,33 @@ class RunFolder:
         return Checkpoints(self.path / "checkpoints", config)
 
     def require_unused(self) -> None:
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and any(p.name != LOCK_FILE for p in self.path.iterdir()):
             raise UserError(
                 f"the run folder {self.path} is not empty. Continue that run with --resume, or choose "
                 f"another folder with --set run=..."
             )
+
+    def claim(self) -> IO[str]:
+        """Keeps others from writing this run until this process ends or closes what it gets. Rank 0 only.
+
+        Raises UserError if someone writes it: ranks outlive a launcher that was killed, for one.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = open(self.path / LOCK_FILE, "a+")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(
+                f"the run in {self.path} is still being written, by {lock.read().strip()}. Stop it with "
+                "SIGTERM, which makes it write a checkpoint first, or wait for its end."
+            ) from None
+        except OSError:  # a file system without locks
+            return lock
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        return lock
 
     def find_start(self, config: CheckpointConfig) -> Checkpoint | None:
         """The checkpoint to resume from; None, so from step 0, where none was written yet.
@@ -91,17 +123,28 @@ class RunFolder:
         """Those that have rows in the run's look-up table."""
         return Identities.from_json((self.path / IDENTITIES_FILE).read_bytes())
 
-    def require_same_history(self, start: Checkpoint, stream: Stream) -> None:
-        """Raises UserError if `stream` is not what was trained on before `start`."""
-        trained, now = start.state.stream_digest, stream.history_digest(start.state.step)
+    def changes(self, config: PretrainConfig, stream: Stream, start: State) -> Changes:
+        """What was otherwise when this folder was written last. Raises UserError if it is no run folder.
+
+        Of the stream only its past counts, by its digest: what follows `start` may be chosen anew.
+        """
+        before = load_run(self.path).config
+        trained, now = start.stream_digest, stream.history_digest(start.step)
+        schedules = (before.optimiser.decay, config.optimiser.decay)
+        changed = compare(before.model_dump(mode="json"), config.model_dump(mode="json"))
+        free = {
+            key: values
+            for key, values in changed.items()
+            if is_free(key, same_stream=trained == now, same_schedule=set(schedules) == {"none"})
+        }
+        binding = {key: values for key, values in changed.items() if key not in free}
         if trained != now:
-            raise UserError(
-                f"{start.path} was trained on another stream of samples (digest {trained[:12]}) than "
-                f"`stream:` describes now ({now[:12]}): its shard sets, selections, mixture, seed, batch "
-                f"sizes or view recipe changed. Restore the definition in {self.path}/stream.json, or start "
-                f"a new run with --set run=... A mixture may change from step {start.state.step} on, as "
-                "one of `segments:`."
-            )
+            binding["digest of the stream so far"] = (trained[:12], now[:12])
+        stored = json.loads((self.path / "stream.json").read_text())["manifests"]
+        moved = compare({"shard sets": stored}, {"shard sets": stream.manifests})
+        machines = compare(json.loads((self.path / ENVIRONMENT_FILE).read_text()), environment())
+        others = {key: v for key, v in machines.items() if not key.startswith("command")}
+        return Changes(start.step, {**free, **moved, **others}, binding)
 
     def create(self, config: PretrainConfig, stream: Stream) -> None:
         """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only."""
@@ -117,18 +160,19 @@ class RunFolder:
             },
         )
         write_atomically(self.path / IDENTITIES_FILE, stream.identities.to_json().decode())
-        self._write_json("environment.json", environment())
+        self._write_json(ENVIRONMENT_FILE, environment())
 
     def write_status(
-        self, step: int, steps: int, eta_s: float, stopping: bool, checkpoint: str | None
+        self, step: int, steps: int, eta_s: float | None, stopping: bool, checkpoint: str | None
     ) -> None:
+        """How far it got, for people and schedulers; `eta_s` is None before the first step."""
         self._write_json(
             "status.json",
             {
                 "state": "finished" if step == steps else "stopped" if stopping else "running",
                 "step": step,
                 "steps": steps,
-                "eta_s": round(eta_s, 1),
+                "eta_s": eta_s and round(eta_s, 1),
                 "last_checkpoint": checkpoint,
             },
         )
@@ -171,7 +215,7 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Raises UserError if `path` is no run folder."""
     folder = RunFolder(path)
-    for name in ("config.yaml", "stream.json", IDENTITIES_FILE):
+    for name in ("config.yaml", "stream.json", IDENTITIES_FILE, ENVIRONMENT_FILE):
         if not (folder.path / name).exists():
             raise UserError(f"{path} is not a run folder: {name} is missing in it.")
     stream = json.loads((folder.path / "stream.json").read_text())

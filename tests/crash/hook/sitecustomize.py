@@ -1,4 +1,5 @@
 """Python runs this at the start of every process whose PYTHONPATH leads here: driver, Ray and workers.
+Ranks of a training run, which `ranks.py` forks, import it.
 
 It counts what the processes of one run do to files of one kind, and at the n-th time kills (`CRASH_MOMENT`,
 written by `crash.moments`); or it pauses each time a picture is opened, so that a test can act meanwhile
@@ -64,6 +65,9 @@ def victims(name: str) -> list[int]:
         return [int(os.environ["CRASH_DRIVER"])]
     if name == "raylet":
         return [_ancestor("raylet")]
+    if name.startswith("rank"):
+        chosen = Path(os.environ["CRASH_RANKS"]).glob("rank *" if name == "ranks" else name)
+        return sorted((int(path.read_text()) for path in chosen), key=os.getpid().__eq__)
     mine, session = os.getpid(), os.getsid(0)
     return [*(pid for pid in processes() if pid != mine and _session(pid) == session), mine]
 

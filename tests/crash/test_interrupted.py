@@ -1,0 +1,73 @@
+"""Two of the moments that `make test-crash` tries by the dozen: a run that was killed ends with the bytes of
+one that was not; and it may go on elsewhere, with other ranks."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from crash.training_moments import TrainingMoment, interrupt, resume
+from ranks import STEPS, command, launch, lines, newest, ranks, tiny_run_file
+
+pytestmark = pytest.mark.launched
+
+IN_A_STEP = TrainingMoment("step", 4, "rank 1", 0.3)
+IN_A_SAVE = TrainingMoment("published", 2, "ranks", 0.0, background=True)
+"""Right before the second checkpoint gets its name."""
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its run is the undisturbed one, to its end."""
+    run_file = tiny_run_file(tmp_path_factory.mktemp("interrupted"))
+    launch(2, command(run_file, run_file.parent / "run"), run_file.parent / "ranks")
+    return run_file
+
+
+@pytest.fixture(scope="module")
+def killed(run_file: Path) -> Path:
+    """A run that was killed after its second checkpoint; to be copied."""
+    folder = run_file.parent / "killed"
+    interrupt(run_file, folder / "run", IN_A_STEP, folder / "killed")
+    return folder / "run"
+
+
+def copy(run: Path, folder: Path) -> Path:
+    shutil.copytree(run, folder / "run")
+    return folder / "run"
+
+
+def test_a_run_killed_in_a_step_ends_as_if_never_killed(
+    run_file: Path, killed: Path, tmp_path: Path
+) -> None:
+    undisturbed = newest(run_file.parent / "run")
+    assert resume(run_file, copy(killed, tmp_path), tmp_path / "resumed") == undisturbed
+
+
+def test_a_run_killed_in_a_save_ends_as_if_never_killed(run_file: Path, tmp_path: Path) -> None:
+    interrupt(run_file, tmp_path / "run", IN_A_SAVE, tmp_path / "killed")
+    undisturbed = newest(run_file.parent / "run")
+    assert resume(run_file, tmp_path / "run", tmp_path / "resumed") == undisturbed
+
+
+def test_a_run_goes_on_with_other_ranks_and_another_stage(
+    run_file: Path, killed: Path, tmp_path: Path
+) -> None:
+    """The same samples, and losses equal but for rounding."""
+    run = copy(killed, tmp_path)
+    on_one_rank = command(run_file, run, "--resume", "--set", "engine.zero_stage=1")
+    launch(1, on_one_rank, tmp_path / "resumed")
+    for one, two in zip(lines(run), lines(run_file.parent / "run"), strict=True):
+        assert one["sample_digest"] == two["sample_digest"]
+        assert one["losses"] == pytest.approx(two["losses"], rel=1e-3, abs=1e-4)
+    assert (run / "changes.jsonl").read_text().count("engine.zero_stage") == 1
+
+
+def test_another_recipe_is_not_resumed_unasked(run_file: Path, tmp_path: Path) -> None:
+    run = copy(run_file.parent / "run", tmp_path)
+    changed = ("--resume", "--set", "hybrid.weights.oim=2", "--set", f"steps={STEPS}")
+    with ranks(1, command(run_file, run, *changed), tmp_path / "refused") as refused:
+        assert refused.wait() == [2]
+        assert "hybrid.weights.oim 1.0 -> 2.0" in refused.output()
+    assert not (run / "changes.jsonl").exists()
+    launch(1, command(run_file, run, *changed, "--allow-change"), tmp_path / "allowed")
+    assert "hybrid.weights.oim" in (run / "changes.jsonl").read_text()
