@@ -10,7 +10,7 @@ from pipeline.errors import UserError, run_command
 from pipeline.foreign.command import add_index
 from pipeline.options import positive, whole
 from pipeline.select import SelectConfig, select
-from pipeline.settings import StreamConfig
+from pipeline.settings import MIXTURE_KEYS, StreamConfig
 from pipeline.shards import ShardSet
 
 
@@ -116,18 +116,17 @@ def _add_at(parser: argparse.ArgumentParser) -> None:
 
 
 def _at(options: argparse.Namespace) -> None:
-    from pipeline.pages.look import TASK_NAMES
     from pipeline.pages.where import locate, where_page
     from pipeline.stream import Stream
 
     _check_page(options.out)
     stream = Stream.open(_config(options))
-    tasks = [task for task in stream.tasks if options.task in (None, TASK_NAMES[task])]
+    tasks = [task for task in stream.tasks if options.task in (None, MIXTURE_KEYS[task])]
     if not tasks:
         raise UserError(f"--task {options.task}: the stream has none, its batch of them is 0.")
     found = [locate(stream, task, options.position) for task in tasks]
     for one in found:
-        name, image = TASK_NAMES[one.image.task], one.image
+        name, image = MIXTURE_KEYS[one.image.task], one.image
         print(f"{name:10} step {image.step}, position {image.position}")
         print("".join(f"  {fact:10} {value}\n" for fact, value in one.facts()), end="")
     if options.out:

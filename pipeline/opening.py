@@ -11,22 +11,19 @@ from pipeline.errors import UserError
 from pipeline.identities import Identities
 from pipeline.mixture import SHORTEST_CYCLE
 from pipeline.order import Order, Segment, Source, default_lanes
-from pipeline.rendering.geometry import Size
 from pipeline.rendering.renderer import TaskName
 from pipeline.samples import SampleReader
 from pipeline.selection import Selection
-from pipeline.settings import MixtureEntry, MixtureKey, StreamConfig
+from pipeline.settings import MIXTURE_KEYS, MixtureEntry, StreamConfig
 from pipeline.shards import ShardSet
 from pipeline.stores.node_cache import NodeCache
 from pipeline.task import TaskStream
 
-KEYS: dict[TaskName, MixtureKey] = {"reid": "canvases", "detection": "scenes"}
-"""Where the settings name a task's shard sets; in the order in which identities get their rows."""
-TASKS: dict[MixtureKey, tuple[Task, ...]] = {
-    "scenes": ("detection", "search"),
-    "canvases": ("reid",),
+MADE_FOR: dict[TaskName, tuple[Task, ...]] = {
+    "reid": ("reid",),
+    "detection": ("detection", "search"),
 }
-"""What the shard sets may have been made for."""
+"""What a task's shard sets may have been made for; in the order in which identities get their rows."""
 
 
 class Opened(NamedTuple):
@@ -41,15 +38,23 @@ def open_tasks(
 
     Raises UserError on a shard set that is missing or was made for other tasks.
     """
-    active: dict[TaskName, int] = {"detection": config.scene_batch, "reid": config.canvas_batch}
     cache = NodeCache(config.cache) if config.cache else None
-    opened = {n: _open_task(config, n, world_size, cache) for n in active if active[n]}
+    opened = {
+        name: _open_task(config, name, world_size, cache)
+        for name in MADE_FOR
+        if config.task(name).batch
+    }
     numbered = identities or Identities()
     for first_step in sorted({step for one in opened.values() for step in one.new_readers}):
-        for name in KEYS:
-            for reader in opened[name].new_readers.get(first_step, ()) if name in opened else ():
+        for one in opened.values():
+            for reader in one.new_readers.get(first_step, ()):
                 numbered = numbered.extended(reader.manifest.dataset, reader.manifest.identities)
-    tasks = {name: _task_stream(config, name, one, numbered) for name, one in opened.items()}
+    # The halves of a stream are listed as the settings list them.
+    tasks = {
+        name: _task_stream(config, name, opened[name], numbered)
+        for name in MIXTURE_KEYS
+        if name in opened
+    }
     return Opened(tasks, numbered)
 
 
@@ -67,28 +72,29 @@ def _open_task(
     config: StreamConfig, name: TaskName, world_size: int, cache: NodeCache | None
 ) -> _OpenedTask:
     opened, known = _OpenedTask(), dict[tuple[str, str | None], int]()
+    key = MIXTURE_KEYS[name]
     # What comes next is opened ahead into a cache.
     near = _shards_near(config, name, world_size) * (2 if cache else 1)
     open_set = partial(SampleReader, open_shards=near, cache=cache, check_hashes=config.check_tars)
-    for first_step, entries in config.mixtures(KEYS[name]):
+    for first_step, entries in config.mixtures(name):
         if not entries:
-            raise UserError(
-                f"the stream's batch wants {KEYS[name]}, but `{KEYS[name]}` names no shard set."
-            )
+            raise UserError(f"the stream's batch wants {key}, but `{key}` names no shard set.")
         weights: dict[int, float] = {}
         for entry in entries:
             place = (entry.shards.rstrip("/"), entry.selection)
             if place not in known:
                 known[place] = len(opened.readers)
-                two = config.views.two_variants
-                opened.readers.append(_open_reader(entry, KEYS[name], open_set, two))
-                opened.new_readers.setdefault(first_step, []).append(opened.readers[-1])
+                reader = _open_reader(entry, name, open_set)
+                if config.views.two_variants and name == "reid":
+                    _check_variants(reader)
+                opened.readers.append(reader)
+                opened.new_readers.setdefault(first_step, []).append(reader)
             if known[place] in weights:
-                raise _named_twice(opened.readers[known[place]], entry.shards, KEYS[name])
+                raise _named_twice(opened.readers[known[place]], entry.shards, key)
             weights[known[place]] = entry.weight
-        _check_weights(weights, opened.readers, KEYS[name])
+        _check_weights(weights, opened.readers, key)
         opened.segments.append(Segment(first_step, weights))
-    _check_names(opened.readers, KEYS[name])
+    _check_names(opened.readers, key)
     return opened
 
 
@@ -124,50 +130,51 @@ def _named_twice(reader: SampleReader, other: str, key: str) -> UserError:
 def _task_stream(
     config: StreamConfig, name: TaskName, opened: _OpenedTask, identities: Identities
 ) -> TaskStream:
-    scenes = name == "detection"
+    task = config.task(name)
     order = Order(
         seed=config.seed,
-        batch=config.scene_batch if scenes else config.canvas_batch,
+        batch=task.batch,
         sources=[
             Source(reader.source_name, reader.slots, reader.runs) for reader in opened.readers
         ],
         segments=opened.segments,
         lanes=_lanes(config, name),
-        group=1 if scenes else config.canvas_group,
+        group=task.group,
         block=config.block,
     )
-    size = Size(*(config.scene_size if scenes else config.canvas_size))
-    return TaskStream(name, order, opened.readers, size, config.views, identities)
+    return TaskStream(name, order, opened.readers, task.size, config.views, identities)
 
 
 def _open_reader(
-    entry: MixtureEntry,
-    key: MixtureKey,
-    open_set: Callable[..., SampleReader],
-    two_variants: bool,
+    entry: MixtureEntry, name: TaskName, open_set: Callable[..., SampleReader]
 ) -> SampleReader:
+    key = MIXTURE_KEYS[name]
     selection = Selection.read(entry.selection) if entry.selection else None
     reader = open_set(ShardSet(entry.shards), selection=selection)
-    if reader.manifest.task not in TASKS[key]:
+    if reader.manifest.task not in MADE_FOR[name]:
         raise UserError(
             f"`{key}` names {entry.shards}, which was made for {reader.manifest.task}; "
-            f"it takes shard sets for {' or '.join(TASKS[key])}."
+            f"it takes shard sets for {' or '.join(MADE_FOR[name])}."
         )
     if sum(reader.slots) == 0:
         which = f", of which {entry.selection} selects none" if selection else ""
         raise UserError(f"`{key}` names {entry.shards}, which holds no sample{which}.")
-    if two_variants and key == "canvases" and reader.manifest.variants < 2:
-        raise UserError(
-            f"views.two_variants wants two placements of every crop, and {entry.shards}, named by "
-            f"`{key}`, has one. Write it anew with `python -m sharding write ... --set "
-            "canvas.variants=2` or more, or leave views.two_variants out."
-        )
     return reader
 
 
+def _check_variants(reader: SampleReader) -> None:
+    """Raises UserError if its canvases have one placement alone."""
+    if reader.manifest.variants < 2:
+        raise UserError(
+            f"views.two_variants wants two placements of every crop, and {reader.shard_set.url}, named by "
+            "`canvases`, has one. Write it anew with `python -m sharding write ... --set "
+            "canvas.variants=2` or more, or leave views.two_variants out."
+        )
+
+
 def _lanes(config: StreamConfig, name: TaskName) -> int:
-    scenes = name == "detection"
-    turns = config.scene_batch if scenes else config.canvas_batch // config.canvas_group
+    task = config.task(name)
+    turns = task.batch // task.group
     lanes = config.lanes or default_lanes(turns)
     if turns % lanes:
         raise UserError(

@@ -1,18 +1,22 @@
 """The settings of a stream, as `stream:` in a run file has them."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.rendering.augment import AugmentConfig
+from pipeline.rendering.geometry import Size
+from pipeline.rendering.renderer import TaskName
 from pipeline.stores.node_cache import CacheConfig
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
 MixtureKey = Literal["scenes", "canvases"]
+MIXTURE_KEYS: dict[TaskName, MixtureKey] = {"detection": "scenes", "reid": "canvases"}
+"""Where the settings name a task's shard sets, and what its images are called."""
 
 
 class MixtureEntry(Config):
@@ -34,6 +38,17 @@ class SegmentConfig(Config):
     """Left out: as before."""
     canvases: tuple[MixtureEntry, ...] | None = None
     """Left out: as before."""
+
+
+class TaskSettings(NamedTuple):
+    """What is said of one task."""
+
+    batch: int
+    """Images in a step, over all ranks and micro-steps."""
+    group: int
+    """Images drawn together."""
+    size: Size
+    """Of its views."""
 
 
 class StreamConfig(Config):
@@ -85,11 +100,17 @@ class StreamConfig(Config):
             raise ValueError("segments must begin at steps that rise")
         return self
 
-    def mixtures(self, key: MixtureKey) -> list[tuple[int, tuple[MixtureEntry, ...]]]:
-        """Every mixture that `key` has in turn, and the step that it begins with."""
-        found = [(0, self.scenes if key == "scenes" else self.canvases)]
+    def task(self, name: TaskName) -> TaskSettings:
+        if name == "detection":
+            return TaskSettings(self.scene_batch, 1, Size(*self.scene_size))
+        return TaskSettings(self.canvas_batch, self.canvas_group, Size(*self.canvas_size))
+
+    def mixtures(self, name: TaskName) -> list[tuple[int, tuple[MixtureEntry, ...]]]:
+        """Every mixture that a task has in turn, and the step that it begins with."""
+        key = MIXTURE_KEYS[name]
+        found: list[tuple[int, tuple[MixtureEntry, ...]]] = [(0, getattr(self, key))]
         for segment in self.segments:
-            entries = segment.scenes if key == "scenes" else segment.canvases
+            entries = getattr(segment, key)
             if entries is not None and entries != found[-1][1]:
                 found.append((segment.from_step, entries))
         return found

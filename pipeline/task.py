@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.identities import Identities
-from pipeline.keyed import Draws
 from pipeline.ledger import BadRecord
 from pipeline.order import Order, Place
 from pipeline.rendering.augment import AugmentConfig
 from pipeline.rendering.decode import DecodeError, Pixels
 from pipeline.rendering.geometry import Size
-from pipeline.rendering.renderer import RenderedView, Renderer, TaskName
+from pipeline.rendering.renderer import RenderedView, Renderer, TaskName, view_draws
 from pipeline.samples import BadSample, Sample, SampleReader
 
 MOST_REPLACEMENTS = 16
@@ -135,10 +134,8 @@ class TaskStream:
         reader = self.readers[place.source]
         samples = self._read(place)
         annotation = samples[0].annotation
-        first, second = (
-            Draws(self.order.seed, "view", annotation.key, place.epoch, view) for view in (0, 1)
-        )
-        views = self.renderer.render(samples, (first, second), out)
+        draws = view_draws(self.order.seed, annotation.key, place.epoch)
+        views = self.renderer.render(samples, draws, out)
         rows = [self._identities.row(annotation.dataset, p.identity) for p in annotation.persons]
         return Rendered(
             key=annotation.key,

@@ -125,4 +125,4 @@ def test_an_unchanged_mixture_is_no_segment() -> None:
     one = SimpleNamespace(shards="a", weight=1.0)
     scenes = (MixtureEntry(**vars(one)),)
     same = StreamConfig(scenes=scenes, segments=(SegmentConfig(from_step=3, scenes=scenes),))
-    assert same.mixtures("scenes") == [(0, scenes)]
+    assert same.mixtures("detection") == [(0, scenes)]

@@ -19,10 +19,9 @@ from torchvision.transforms import v2
 from launch.benchmarks.stream_sets import Sets
 from pipeline.annotation import Annotation
 from pipeline.batch import Batch
-from pipeline.keyed import Draws
 from pipeline.rendering.augment import AugmentConfig
 from pipeline.rendering.modes import BLUR_KERNEL
-from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.renderer import Renderer, view_draws
 from pipeline.samples import Sample
 from pipeline.settings import StreamConfig
 from pipeline.stream import Stream
@@ -46,7 +45,7 @@ class TwoViews:
 
     def __call__(self, jpeg: bytes, record: bytes) -> Views:
         annotation = Annotation.from_json(record)
-        draws = Draws(0, "view", annotation.key, 0, 0), Draws(0, "view", annotation.key, 0, 1)
+        draws = view_draws(0, annotation.key, 0)
         pixels = np.empty((2, *self._renderer.size, 3), np.uint8)
         sample = Sample(annotation, jpeg, "jpg")
         first, second = self._renderer.render((sample, sample), draws, (pixels[0], pixels[1]))

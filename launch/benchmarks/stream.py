@@ -31,12 +31,11 @@ from launch.benchmarks.measure import (
     spread,
 )
 from launch.benchmarks.stream_sets import Sets, write_sets
-from pipeline.keyed import Draws
-from pipeline.rendering.geometry import Size
-from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.renderer import Renderer, view_draws
 from pipeline.samples import Sample
 from pipeline.settings import StreamConfig
 from pipeline.stream import Stream
+from pipeline.task import TaskStream
 
 SHARES = {"exact": 0.30, "fast": 0.45}
 MOST_OVERHEAD = 20.0
@@ -102,7 +101,7 @@ def share_rows(what: str, config: StreamConfig, scale: Scale) -> list[Row]:
     samples = _samples(config, scale.looped)
     works: dict[str, Work] = {"decode": partial(_decode_all, samples)}
     for mode in ("exact", "fast"):
-        works[mode] = partial(_render_all, _renderer(_in_mode(config, mode)), samples)
+        works[mode] = partial(_render_all, _task(_in_mode(config, mode)).renderer, samples)
     with one_core():
         costs = in_turns(works, scale.rounds)
     rates = {name: per_cpu_second(each) for name, each in costs.items()}
@@ -130,7 +129,7 @@ def overhead_rows(sets: Sets, scale: Scale) -> list[Row]:
             count = scale.batches * scale.batch
             samples = _samples(config, min(count, scale.looped))
             works: dict[str, Work] = {
-                "bare": partial(_render_all, _renderer(config), samples),
+                "bare": partial(_render_all, _task(config).renderer, samples),
                 "stream": StreamTurns(config, scale.batches).run,
             }
             costs = in_turns(works, scale.rounds)
@@ -178,7 +177,7 @@ def loader_rows(sets: Sets, scale: Scale) -> list[Row]:
     """Loaders with two threads or two worker processes each, in the mode `fast`."""
     usual = _in_mode(_config(sets, "scenes", scale), "fast")
     strong = usual.model_copy(update={"views": usual.views.model_copy(update=STRONG)})
-    peers = loaders.peers(sets, loaders.TwoViews(_renderer(usual)), scale.batch)
+    peers = loaders.peers(sets, loaders.TwoViews(_task(usual).renderer), scale.batch)
     quick: dict[str, loaders.Open] = {
         "ours": partial(loaders.our_batches, usual),
         "ours, strong": partial(loaders.our_batches, strong),
@@ -275,17 +274,17 @@ def _in_mode(config: StreamConfig, mode: str) -> StreamConfig:
     return config.model_copy(update={"views": config.views.model_copy(update={"mode": mode})})
 
 
+def _task(config: StreamConfig) -> TaskStream:
+    """Of a stream that has one."""
+    (task,) = Stream.open(config).tasks.values()
+    return task
+
+
 def _samples(config: StreamConfig, count: int) -> list[Sample]:
     """The first of the stream, as they are stored."""
-    (task,) = Stream.open(config).tasks.values()
+    task = _task(config)
     places = map(task.order.at, range(count))
     return [task.readers[0].read(0, place.shard, place.slot) for place in places]
-
-
-def _renderer(config: StreamConfig) -> Renderer:
-    if config.scene_batch:
-        return Renderer("detection", Size(*config.scene_size), config.views)
-    return Renderer("reid", Size(*config.canvas_size), config.views)
 
 
 def _decode_all(samples: Sequence[Sample]) -> int:
@@ -298,7 +297,6 @@ def _render_all(renderer: Renderer, samples: Sequence[Sample]) -> int:
     """Into the same two views again and again."""
     first, second = np.empty((2, *renderer.size, 3), np.uint8)
     for sample in samples:
-        key = sample.annotation.key
-        draws = Draws(0, "view", key, 0, 0), Draws(0, "view", key, 0, 1)
+        draws = view_draws(0, sample.annotation.key, 0)
         renderer.render((sample, sample), draws, (first, second))
     return len(samples)

@@ -1,7 +1,7 @@
 """What the stream is measured on: shard sets of generated releases, and the same scenes for its peers."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,13 @@ def write_sets(folder: Path, scenes: int, crops: int, shard_bytes: int) -> Sets:
     header = PlanConfig.model_validate({"check": "header", "shard_bytes": shard_bytes})
     scene_set = _write_set(folder, "crowdhuman", "scenes", header)
     canvas_set = _write_set(folder, "msmt17", "crops", PlanConfig(shard_crops=max(4, crops // 8)))
+    tars = tuple(sorted(map(str, scene_set.glob("shards/v0/*.tar"))))
     return Sets(
         scenes=str(scene_set),
         canvases=str(canvas_set),
-        tars=tuple(sorted(map(str, scene_set.glob("shards/v0/*.tar")))),
-        streaming=_write_streaming(folder / "streaming", scene_set, shard_bytes),
-        litdata=_write_litdata(folder / "litdata", scene_set, shard_bytes),
+        tars=tars,
+        streaming=_write_streaming(folder / "streaming", tars, shard_bytes),
+        litdata=_write_litdata(folder / "litdata", tars, shard_bytes),
     )
 
 
@@ -56,35 +57,34 @@ def _write_set(folder: Path, dataset: str, release: str, config: PlanConfig) -> 
     return out
 
 
-def _write_streaming(out: Path, scene_set: Path, shard_bytes: int) -> Path | None:
+def _write_streaming(out: Path, tars: Sequence[str], shard_bytes: int) -> Path | None:
     if importlib.util.find_spec("streaming") is None:
         return None
     from streaming import MDSWriter
 
     columns = {"jpg": "bytes", "json": "bytes"}
     with MDSWriter(out=str(out), columns=columns, size_limit=shard_bytes) as writer:
-        for record in _records(scene_set):
+        for record in _records(tars):
             writer.write(record)
     return out
 
 
-def _write_litdata(out: Path, scene_set: Path, shard_bytes: int) -> Path | None:
+def _write_litdata(out: Path, tars: Sequence[str], shard_bytes: int) -> Path | None:
     if importlib.util.find_spec("litdata") is None:
         return None
     from litdata.streaming import Cache
 
     cache = Cache(str(out), chunk_bytes=shard_bytes)
-    for number, record in enumerate(_records(scene_set)):
+    for number, record in enumerate(_records(tars)):
         cache[number] = record
     cache.done()
     cache.merge()
     return out
 
 
-def _records(scene_set: Path) -> Iterator[dict[str, Any]]:
+def _records(tars: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Image and annotation of each sample, coded, as they lie in the tars."""
     import webdataset
 
-    tars = sorted(map(str, scene_set.glob("shards/v0/*.tar")))
-    for sample in webdataset.WebDataset(tars, shardshuffle=False):
+    for sample in webdataset.WebDataset(list(tars), shardshuffle=False):
         yield {"jpg": sample["jpg"], "json": sample["json"]}

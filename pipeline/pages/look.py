@@ -18,8 +18,6 @@ from pipeline.rendering.geometry import Size
 from pipeline.rendering.renderer import TaskName
 from pipeline.stream import Stream
 
-TASK_NAMES: dict[TaskName, str] = {"detection": "scenes", "reid": "canvases"}
-"""As the settings call them."""
 MOST_PAGE_BYTES = 20_000_000
 MOST_VIEW_SIDE = 960
 """Pixels; larger views are shown smaller."""

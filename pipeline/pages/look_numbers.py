@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.batch import Use
 from pipeline.pages import page
-from pipeline.pages.look import TASK_NAMES, Fate, Gallery, ShownImage
+from pipeline.pages.look import Fate, Gallery, ShownImage
 from pipeline.pages.page import Cell, Html
 from pipeline.pages.plot import histogram
 from pipeline.rendering.renderer import TaskName
+from pipeline.settings import MIXTURE_KEYS
 
 DRAWN = (Use.MATCH, Use.DETECT, Use.IGNORE)
 
@@ -28,7 +29,7 @@ def mixture_table(gallery: Gallery) -> Html:
             rows.append(
                 [
                     name,
-                    TASK_NAMES[task],
+                    MIXTURE_KEYS[task],
                     f"{100 * share:.1f} %",
                     f"{100 * number / len(images):.1f} %",
                     number,

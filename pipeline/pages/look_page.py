@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.batch import Use
 from pipeline.pages import page
-from pipeline.pages.look import MOST_PERSONS, TASK_NAMES, Fate, Gallery, ShownImage, ShownPerson
+from pipeline.pages.look import MOST_PERSONS, Fate, Gallery, ShownImage, ShownPerson
 from pipeline.pages.look_numbers import fate_table, histograms, mixture_table
 from pipeline.pages.page import Cell, Figure, Html, Mark, MarkKind, Picture
 from pipeline.rendering.renderer import TaskName
+from pipeline.settings import MIXTURE_KEYS
 from pipeline.stream import Stream
 
 ROW_HEIGHTS: dict[TaskName, int] = {"detection": 320, "reid": 210}
@@ -144,7 +145,7 @@ def _in_numbers(gallery: Gallery) -> Html:
         fate_table(gallery.images),
         *(
             page.block(name.capitalize(), page.columns(*histograms(gallery, task)))
-            for task, name in TASK_NAMES.items()
+            for task, name in MIXTURE_KEYS.items()
             if task in gallery.stream.tasks
         ),
         lead=f"Of all {len(gallery.images):,} images of these steps, shown or not.",
@@ -153,7 +154,7 @@ def _in_numbers(gallery: Gallery) -> Html:
 
 def _step(gallery: Gallery, step: int) -> Html:
     blocks = []
-    for task, name in TASK_NAMES.items():
+    for task, name in MIXTURE_KEYS.items():
         images = [image for image in gallery.images if (image.step, image.task) == (step, task)]
         shown = [image for image in images if image.views is not None]
         if images:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from pipeline.ledger import BadRecord
 from pipeline.pages import page
-from pipeline.pages.look import TASK_NAMES, Gallery, ShownImage
+from pipeline.pages.look import Gallery, ShownImage
 from pipeline.pages.look_page import how_to_read, image_pair, settings_table
 from pipeline.pages.page import Html
 from pipeline.rendering.renderer import TaskName
 from pipeline.samples import Sample
+from pipeline.settings import MIXTURE_KEYS
 from pipeline.stream import Stream
 
 STORED_HEIGHT_PX = 480
@@ -86,7 +87,7 @@ def where_page(stream: Stream, found: list[Located], origin: str) -> str:
 def _section(one: Located) -> Html:
     stored = page.sample_picture(*one.sample, height_px=STORED_HEIGHT_PX)
     return page.section(
-        f"{TASK_NAMES[one.image.task].capitalize()}, step {one.image.step}",
+        f"{MIXTURE_KEYS[one.image.task].capitalize()}, step {one.image.step}",
         page.table(["", ""], one.facts()),
         page.block("As stored", page.mark_legend(), page.contact_sheet([stored], 260)),
         page.block("As the trainer gets it", page.sheet([image_pair(one.image)])),

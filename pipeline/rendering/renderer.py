@@ -33,6 +33,11 @@ from pipeline.samples import BadSample, Sample
 TaskName = Literal["detection", "reid"]
 
 
+def view_draws(seed: int, key: str, epoch: int) -> tuple[Draws, Draws]:
+    """All randomness of a sample's two views in one pass over its dataset."""
+    return Draws(seed, "view", key, epoch, 0), Draws(seed, "view", key, epoch, 1)
+
+
 @dataclass(frozen=True)
 class RenderedView:
     """What is left of a view when its pixels are in the batch."""
