@@ -16,6 +16,7 @@ from pipeline.identities import Identities
 from pipeline.stream import Stream
 from training.changes import Changes
 from training.checkpoint import State
+from training.model.weights import LoadedWeights
 from training.run import PretrainConfig, RunFolder, load_run
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +101,7 @@ STATE = State(step=4, images=9, stream_digest="ab-4", tables_digest="", sample_d
 
 def changes(tmp_path: Path, *settings: str, stream: str = "ab") -> Changes:
     """Against a run of the demo."""
-    RunFolder(tmp_path / "run").create(load_config(PretrainConfig, DEMO), fake_stream("ab"))
+    RunFolder(tmp_path / "run").create(load_config(PretrainConfig, DEMO), fake_stream("ab"), None)
     now = load_config(PretrainConfig, DEMO, settings)
     return RunFolder(tmp_path / "run").changes(now, fake_stream(stream), STATE)
 
@@ -166,7 +167,7 @@ def test_one_process_writes_a_run(tmp_path: Path) -> None:
 def test_a_run_is_read_back_without_its_shards(tmp_path: Path) -> None:
     config, stream = load_config(PretrainConfig, DEMO), fake_stream("ab")
     folder = RunFolder(tmp_path / "run")
-    folder.create(config, stream)
+    folder.create(config, stream, LoadedWeights("https://weights", "ab", 100, ("fc.bias",)))
     folder.write_status(3, 200, eta_s=12.34, stopping=False, checkpoint=None)
     run = load_run(tmp_path / "run")
     assert run.config == config
@@ -175,6 +176,8 @@ def test_a_run_is_read_back_without_its_shards(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "running"
     environment = json.loads((tmp_path / "run/environment.json").read_text())
     assert environment["packages"]["deepspeed"]
+    weights = json.loads((tmp_path / "run/weights.json").read_text())
+    assert (weights["origin"], weights["unused"]) == ("https://weights", ["fc.bias"])
     with pytest.raises(UserError, match="no checkpoint yet"):
         run.checkpoint()
 

@@ -1,6 +1,6 @@
 """A run: its configuration and its folder, which says what was run, on what, and how far it got.
 
-config.yaml  stream.json  identities.json  environment.json  status.json  changes.jsonl
+config.yaml  stream.json  identities.json  weights.json  environment.json  status.json  changes.jsonl
 metrics.jsonl  tensorboard/  checkpoints/  ledger-RANK.jsonl  nonfinite/
 """
 
@@ -11,7 +11,7 @@ import platform
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -36,6 +36,7 @@ from training.distributed import rank, same_on_all_ranks
 from training.engine import EngineConfig
 from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
+from training.model.weights import LoadedWeights
 from training.schedule import OptimiserConfig
 
 IDENTITIES_FILE, ENVIRONMENT_FILE = "identities.json", "environment.json"
@@ -146,8 +147,11 @@ class RunFolder:
         others = {key: v for key, v in machines.items() if not key.startswith("command")}
         return Changes(start.step, {**free, **moved, **others}, binding)
 
-    def create(self, config: PretrainConfig, stream: Stream) -> None:
-        """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only."""
+    def create(self, config: PretrainConfig, stream: Stream, weights: LoadedWeights | None) -> None:
+        """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only.
+
+        `weights`: that the backbone began with; None: random ones.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "config.yaml", dump_config(config))
         self._write_json(
@@ -160,6 +164,7 @@ class RunFolder:
             },
         )
         write_atomically(self.path / IDENTITIES_FILE, stream.identities.to_json().decode())
+        self._write_json("weights.json", weights and asdict(weights))
         self._write_json(ENVIRONMENT_FILE, environment())
 
     def write_status(
