@@ -10,7 +10,8 @@ from ranks import STEPS, command, launch, lines, newest, ranks, tiny_run_file
 
 pytestmark = pytest.mark.launched
 
-IN_A_STEP = TrainingMoment("step", 4, "rank 1", 0.3)
+IN_A_STEP = TrainingMoment("step", 5, "rank 1", 0.3)
+"""The fifth step, right after the second checkpoint."""
 IN_A_SAVE = TrainingMoment("published", 2, "ranks", 0.0, background=True)
 """Right before the second checkpoint gets its name."""
 
@@ -28,6 +29,7 @@ def killed(run_file: Path) -> Path:
     """A run that was killed after its second checkpoint; to be copied."""
     folder = run_file.parent / "killed"
     interrupt(run_file, folder / "run", IN_A_STEP, folder / "killed")
+    assert (folder / "run/checkpoints/latest").read_text() == "step-00000004\n"
     return folder / "run"
 
 

@@ -10,9 +10,9 @@ from ranks import STEPS, command, newest, ranks
 
 SAVES = STEPS // 2
 IN_A_STEP_S = (0.1, 0.3, 0.6)
-"""After a step was logged: somewhere in the next one."""
+"""After a step was logged, or before the first: somewhere in the next one."""
 KINDS = {
-    "step": Kind("open", r"/\.status\.json\.writing$", most=STEPS - 1),
+    "step": Kind("os.rename", r"/status\.json$", argument=1, most=STEPS),
     "weights written": Kind("open", r"/\.writing-step-\d+/optimizer\.safetensors$", most=2 * SAVES),
     "state written": Kind("open", r"/\.writing-step-\d+/state\.json$", most=3 * SAVES),
     "published": Kind("os.rename", r"/checkpoints/step-\d+$", argument=1, most=SAVES),
