@@ -37,7 +37,7 @@ def make_images(
     return Images(
         views=(views[0], views[1]),
         position=position,
-        domain=torch.tensor(domains or [i % 2 for i in range(len(persons))]),
+        domain=torch.tensor(domains or [i % 2 for i in range(len(persons))]).long(),
         image=image,
         person=person,
         identity=torch.tensor(flat).long(),

@@ -46,12 +46,21 @@ class Golden:
         self.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
+CPU_FIELDS = ("model name", "cpu family", "model", "stepping", "cache size")
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
 def machine() -> dict[str, Any]:
-    """Where the numbers are the same to the bit."""
+    """Where the numbers are the same to the bit: clouds sell several CPUs by one name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
-    return {"cpu": model or platform.processor(), "torch": torch.__version__}
+    fields = dict(reversed([[part.strip() for part in line.partition(":")[::2]] for line in lines]))
+    return {
+        "cpu": {name: fields.get(name) for name in CPU_FIELDS} | {"machine": platform.machine()},
+        "caches": [path.read_text().strip() for path in sorted(CACHES.glob("*/size"))],
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ BATCHES = {
     "detection only": replace(hybrid_batch(), canvases=None),
     "re-ID only": replace(hybrid_batch(), scenes=None),
     "nobody": empty_batch(),
+    "no canvas on this rank": replace(hybrid_batch(), canvases=make_images((64, 48), [])),
+    "no scene on this rank": replace(hybrid_batch(), scenes=make_images((64, 96), [])),
 }
 
 

@@ -111,8 +111,8 @@ class RegionProposals(nn.Module):
         """Logits (N, A) and deltas (N, A, 4) in the anchors' order, fp32 or wider."""
         (logits,), (deltas,) = self.head([maps])
         n, a, h, w = logits.shape
-        logits = logits.permute(0, 2, 3, 1).reshape(n, -1)
-        deltas = deltas.view(n, a, 4, h, w).permute(0, 3, 4, 1, 2).reshape(n, -1, 4)
+        logits = logits.permute(0, 2, 3, 1).reshape(n, h * w * a)
+        deltas = deltas.view(n, a, 4, h, w).permute(0, 3, 4, 1, 2).reshape(n, h * w * a, 4)
         if logits.dtype in (torch.bfloat16, torch.float16):
             return logits.float(), deltas.float()
         return logits, deltas

@@ -94,7 +94,7 @@ def match(
             (foreground_iou, background_iou),
             keep_best,
         )
-        for i in range(0, num_images, step)
+        for i in range(0, max(num_images, 1), step)
     ]
     labels, person = zip(*parts)
     return Matches(torch.cat(labels), torch.cat(person))
@@ -110,7 +110,7 @@ def _match_images(
     candidates = candidates.expand(len(boxes), -1, -1)
     boxes = boxes.to(candidates.dtype)
     is_person = (use >= Use.DETECT)[:, None]
-    iou = torch.where(is_person, pairwise_iou(candidates, boxes), -1.0)
+    iou = torch.where(is_person, box_iou(candidates, boxes), -1.0)
     best, person = iou.max(dim=2)
     labels = torch.full_like(person, -1)
     inside = pairwise_inside(candidates, boxes).masked_fill((use != Use.IGNORE)[:, None], 0)
@@ -121,11 +121,6 @@ def _match_images(
         top = iou.amax(dim=1, keepdim=True)
         labels[((iou == top) & (top > 0)).any(2)] = 1
     return labels, person
-
-
-def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
-    """(N, A, 4), (N, G, 4) -> (N, A, G)."""
-    return torch.stack([box_iou(a, b) for a, b in zip(first, second)])
 
 
 def pairwise_inside(first: Tensor, second: Tensor) -> Tensor:
