@@ -1,0 +1,61 @@
+"""What a model found in the images of a benchmark, as arrays over all images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.evaluation.overlap import Boxes
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Boxes of many images: those of image i are the rows first[i] to first[i + 1]."""
+
+    first: NDArray[np.int64]
+    """(I + 1,)"""
+    boxes: Boxes
+    """(N, 4) in pixels of the image as stored."""
+
+    def rows(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of all boxes of these images, in their order; an image named twice gives its rows twice."""
+        count = self.count(images)
+        start = np.repeat(self.first[images] - (count.cumsum() - count), count)
+        return (start + np.arange(len(start))).astype(np.int64)
+
+    def count(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.first[images + 1] - self.first[images]
+
+    def image(self) -> NDArray[np.int64]:
+        """(N,) the image of each row."""
+        return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+
+    @classmethod
+    def of(cls, boxes: Sequence[Boxes]) -> "Grouped":
+        """From the boxes of each image."""
+        return cls(starts([len(one) for one in boxes]), joined(boxes, 4))
+
+
+@dataclass(frozen=True)
+class Detections(Grouped):
+    """Of an image, the most confident first."""
+
+    scores: NDArray[np.float32]
+    """(N,)"""
+    embeddings: NDArray[np.float32]
+    """(N, D) of length 1. Zeros below the score from which detections are searched."""
+
+    def where(self, kept: NDArray[np.bool_]) -> "Detections":
+        before = starts(kept)
+        return Detections(
+            before[self.first], self.boxes[kept], self.scores[kept], self.embeddings[kept]
+        )
+
+
+def starts(counts: Sequence[int] | NDArray) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]).astype(np.int64)
+
+
+def joined(parts: Sequence[NDArray], width: int) -> NDArray[np.float64]:
+    return np.concatenate([np.zeros((0, width)), *(np.reshape(p, (-1, width)) for p in parts)])
