@@ -289,6 +289,18 @@ class ShardSet:
             )
         return read_parquet(data)
 
+    def protocol(self, name: str) -> pa.Table:
+        """Raises UserError if the set has none of this name, or another than its manifest names."""
+        if name not in self.manifest.protocols:
+            known = ", ".join(self.manifest.protocols) or "none: it is no test split of a search set"
+            raise UserError(f"{self.url} has no protocol `{name}`; it has {known}.")
+        location = self.location.child(protocol_name(name))
+        with location.needed():
+            data = location.read()
+        if sha256(data) != self.manifest.protocols[name]:
+            raise UserError(f"{location.url} is not the protocol that {MANIFEST} names.")
+        return read_parquet(data)
+
 
 def tar_name(variant: int, shard: str) -> str:
     return f"shards/v{variant}/{shard}.tar"
