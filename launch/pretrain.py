@@ -61,12 +61,14 @@ def main() -> None:
 
     device = init_distributed(config.engine)
     require_same_start(start, device)
-    model = build_model(config, stream.identities, stream.domains)
+    model = build_model(config, stream.identities, stream.domains, load_weights=start is None)
     if is_main():
         if start is not None and changes is not None:
             folder.checkpoints(config.checkpoint).recover(start)
             changes.record(folder.path)
-        folder.create(config, stream, model.search.first_weights)
+        folder.create(config, stream)
+        if start is None:
+            folder.record_weights(model.search.first_weights)
     global_batch = config.stream.scene_batch + config.stream.canvas_batch
     optimizer = build_optimizer(
         model, config.optimiser, global_batch, model.constant_lr_parameters()

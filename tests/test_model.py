@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.batch import Batch, Use
-from pipeline.errors import UserError
 from tests.batches import hybrid_batch, make_images
 from tests.models import tiny_config, tiny_model
 from training.hybrid import HybridConfig
+from training.losses.domain_inputs import task_input
 from training.losses.oim import OimConfig
 from training.model import person_search
 from training.model.detector import jittered_truth
@@ -115,8 +115,6 @@ def test_oim_as_a_mean_over_rois() -> None:
     sums, rois = zip(*seen)
     assert sum(sums) > 0 and sum(rois) > 2 * 5  # more RoIs than labelled people in both views
     assert float(output.losses["oim"]) == pytest.approx(sum(sums) / sum(rois), abs=1e-12)
-    with pytest.raises(UserError, match="accumulation: 1"):
-        model(batch, model.denominators([batch, batch]), step=5)
 
 
 def test_half_precision_keeps_geometry_and_logits_exact(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +243,27 @@ def test_matching_respects_ignore_regions() -> None:
     )
     labels = match(candidates, truth, 0.7, 0.3).labels[0].tolist()
     assert labels == [1, -1, 0, -1]  # person, inside the ignore region, background, in between
+
+
+def test_anchors_lie_where_roi_align_looks() -> None:
+    """Also where a side is no multiple of the stride: the last cell reaches beyond the image."""
+    search = tiny_model().search
+    maps = search.backbone(torch.zeros(1, 3, 72, 88))
+    anchors = search.rpn._anchors(maps)
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    x, y = (sorted(set(column.tolist())) for column in centres.T)
+    assert x == [0, 16, 32, 48, 64, 80] and y == [0, 16, 32, 48, 64]
+    assert len(anchors) == 5 * 6 * 2
+
+
+def test_a_cell_shows_image_if_its_centre_does() -> None:
+    images = make_images((72, 88), [1])
+    images.views[1].valid.copy_(torch.tensor([[41, 39]]))
+    out = tiny_model().search(images, "scenes")
+    whole, part = task_input(out, images, images.domain.repeat(2)).pixels
+    # centres at 8, 24, 40 ...: of 72 rows the fifth cell shows 8, of 88 columns the sixth as well
+    assert whole.sum(0).tolist() == [4, 4, 4, 4, 4, 0]
+    assert part.sum(0).tolist() == [3, 3, 0, 0, 0, 0]
 
 
 def test_jittered_proposals_stay_on_their_persons() -> None:

@@ -53,6 +53,14 @@ def test_world_size_must_divide_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_a_mean_over_rois_and_accumulation_exclude_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = ("--set", "hybrid.oim.mean=roi", "--set", "engine.accumulation=2")
+    with pytest.raises(UserError, match=r"oim.mean: roi` needs `engine.accumulation: 1`: RoIs are"):
+        start(monkeypatch, *settings)
+
+
 def test_missing_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no shard set at runs/demo/shards"):
@@ -101,7 +109,7 @@ STATE = State(step=4, images=9, stream_digest="ab-4", tables_digest="", sample_d
 
 def changes(tmp_path: Path, *settings: str, stream: str = "ab") -> Changes:
     """Against a run of the demo."""
-    RunFolder(tmp_path / "run").create(load_config(PretrainConfig, DEMO), fake_stream("ab"), None)
+    RunFolder(tmp_path / "run").create(load_config(PretrainConfig, DEMO), fake_stream("ab"))
     now = load_config(PretrainConfig, DEMO, settings)
     return RunFolder(tmp_path / "run").changes(now, fake_stream(stream), STATE)
 
@@ -167,7 +175,8 @@ def test_one_process_writes_a_run(tmp_path: Path) -> None:
 def test_a_run_is_read_back_without_its_shards(tmp_path: Path) -> None:
     config, stream = load_config(PretrainConfig, DEMO), fake_stream("ab")
     folder = RunFolder(tmp_path / "run")
-    folder.create(config, stream, LoadedWeights("https://weights", "ab", 100, ("fc.bias",)))
+    folder.create(config, stream)
+    folder.record_weights(LoadedWeights("https://weights", "ab", 100, ("fc.bias",)))
     folder.write_status(3, 200, eta_s=12.34, stopping=False, checkpoint=None)
     run = load_run(tmp_path / "run")
     assert run.config == config

@@ -62,7 +62,7 @@ def metrics_line(step: int) -> dict[str, object]:
 
 def make_run(config: PretrainConfig, folder: Path) -> RunFolder:
     run = RunFolder(folder)
-    run.create(config, Stream.open(config.stream), None)
+    run.create(config, Stream.open(config.stream))
     return run
 
 

@@ -7,7 +7,7 @@ commands that only read a run's settings should not pay for.
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from pipeline.batch import Batch
 from pipeline.config import Config
 from training.checkpoint import Checkpoint
-from training.distributed import world_size
+from training.distributed import all_reduce_sum, world_size
 from training.hybrid import StepOutput
 
 UNSHARDED = {"step"}
@@ -176,6 +176,7 @@ class Engine:
         # Only now: the device has been given its own.
         self._tracked = [b for name, b in model.named_buffers() if name in tracked]
         self._before = [buffer.clone() for buffer in self._tracked]
+        self._norms: dict[str, Tensor] = {}
 
     def forward(self, batch: Batch, denominators: Tensor, step: int) -> StepOutput:
         return self._engine(batch, denominators, step)
@@ -190,10 +191,40 @@ class Engine:
 
     def grad_norm(self) -> Tensor:
         """Global norm of the gradients after the last micro-step, equal on all ranks. Collective."""
+        own = dict(self._gradients())
+        self._norms = dict(zip(own, torch._foreach_norm(list(own.values())) if own else ()))
         if self.config.zero_stage == 0:
-            return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+            return torch.linalg.vector_norm(torch.stack(list(self._norms.values())))
         norm = torch.as_tensor(self._engine.optimizer.scaled_global_norm())
         return norm.masked_fill(norm < 0, float("inf"))  # -1: not finite
+
+    def grad_norms(self, parts: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+        """`grad_norm/PART`, of the gradients that `grad_norm` measured last: their squares add up to its own.
+
+        parts: how the names of a part's parameters begin. Waits for the device. Collective.
+        """
+        squares = torch.stack([self._square(starts) for starts in parts.values()])
+        if self.config.zero_stage:  # each rank has a part of the gradients
+            squares = all_reduce_sum(squares)
+        return {f"grad_norm/{p}": norm for p, norm in zip(parts, squares.sqrt().tolist())}
+
+    def _square(self, starts: tuple[str, ...]) -> Tensor:
+        found = [norm for name, norm in self._norms.items() if name.startswith(starts)]
+        norms = torch.stack(found) if found else torch.zeros(0, device=self.device)
+        return norms.double().square().sum()
+
+    def _gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Those that this rank holds after the last micro-step, by parameter: of ZeRO 1 its own part."""
+        if self.config.zero_stage == 0:
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    yield self._names[parameter], parameter.grad
+            return
+        zero = self._engine.optimizer
+        for number, flat in zero.averaged_gradients.items():
+            parts = (part for part in flat if not getattr(part, "_zero_padding", False))
+            for parameter, part in zip(zero.params_in_partition[number], parts):
+                yield self._names[parameter], part
 
     def step(self, grad_norm: Tensor) -> None:
         """Clips the gradients, whose norm it is, and applies them."""

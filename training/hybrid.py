@@ -6,7 +6,7 @@ over all ranks and micro-steps before the first forward: so any number of ranks 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from pipeline.batch import Batch, Images, Use
 from pipeline.config import Config
-from pipeline.errors import UserError
 from training.distributed import all_reduce_sum, world_size
 from training.losses.detection import ROI_BETA, RPN_BETA, box_loss, classification_loss
 from training.losses.domain import AlignmentModule, DomainInput
 from training.losses.domain_inputs import canvas_input, scene_input, task_input
 from training.losses.oim import OimConfig, OimTables, TableRows
+from training.losses.oim_inputs import matched_rois, table_rows
 from training.losses.similarity import collapse_indicator, similarity_loss
 from training.model.norm import CrossRankNorm, Kind
-from training.model.norm_aware import unit
 from training.model.person_search import PersonSearch, PersonSearchConfig, SearchOutput
 from training.model.predictor import Predictor
+from training.statistics import Parts, count_domains, count_persons, count_proposals
 
 KINDS: tuple[Kind, Kind] = ("scenes", "canvases")
 
@@ -83,25 +83,8 @@ class StepOutput:
     """Detached shares: their sum over ranks and micro-steps is the global mean."""
     weighted: dict[str, Tensor]
     counts: dict[str, Tensor]
-    """Statistics as (sum, count), to be added over ranks and micro-steps."""
+    """Statistics as (sum, count), to be added over ranks and micro-steps: `training.statistics`."""
     rows: TableRows
-
-
-@dataclass
-class _Parts:
-    """What the two kinds of images contribute, summed."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, Tensor] = field(default_factory=dict)
-    labelled_rois: Tensor | int = 0
-    """Of this rank, seen by OIM."""
-
-    def add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    def count(self, name: str, value: Tensor, number: Tensor | int) -> None:
-        pair = torch.stack([value.detach().double(), torch.as_tensor(number).to(value).double()])
-        self.counts[name] = self.counts[name] + pair if name in self.counts else pair
 
 
 class HybridModel(nn.Module):
@@ -124,30 +107,28 @@ class HybridModel(nn.Module):
         num_identities: int,
         domains: dict[str, tuple[str, ...]],
         seed: int,
+        load_weights: bool = True,
     ) -> None:
-        """domains: names by task, `detection` and `reid`; seed: of the draws inside a step."""
+        """domains: names by task, `detection` and `reid`; seed: of the draws inside a step; load_weights:
+        the backbone's first ones, which a checkpoint makes needless."""
         super().__init__()
         self.config = config
-        self.search = PersonSearch(config.model, seed)
+        self.domains = {"detection": (), "reid": (), **domains, "inter_task": KINDS}
+        self.search = PersonSearch(config.model, seed, load_weights)
         width = config.model.heads.embedding
         self.predictor = Predictor(width, self.search.norms)
         self.tables = OimTables(config.oim, num_identities, width)
-        self.alignment = nn.ModuleDict(self._alignment_modules(domains, width))
+        self.alignment = nn.ModuleDict(self._alignment_modules(width))
 
-    def _alignment_modules(
-        self, domains: dict[str, tuple[str, ...]], width: int
-    ) -> dict[str, nn.Module]:
+    def _alignment_modules(self, width: int) -> dict[str, nn.Module]:
         config, trunk = self.config.alignment, self.search.trunk_channels
-        shapes = {
-            "detection": ((trunk, self.search.head_channels), len(domains.get("detection", ()))),
-            "reid": ((trunk, width), len(domains.get("reid", ()))),
-            "inter_task": ((trunk, width), 2),
-        }
+        instances = {"detection": self.search.head_channels, "reid": width, "inter_task": width}
+        pooled = config.image_head == "pooled"
         # a single domain has nothing to be told from
         return {
-            task: AlignmentModule(*shapes[task], config.image_head == "pooled")
+            task: AlignmentModule((trunk, instances[task]), len(self.domains[task]), pooled)
             for task in config.tasks
-            if shapes[task][1] > 1
+            if len(self.domains[task]) > 1
         }
 
     def constant_lr_parameters(self) -> set[str]:
@@ -192,7 +173,7 @@ class HybridModel(nn.Module):
         names = zip(self.DENOMINATORS, denominators.clamp(min=1).tolist())
         number = dict(names)
         coefficient = self._coefficient(step)
-        parts, rows = _Parts(), []
+        parts, rows = Parts(), []
         for order, kind in enumerate(KINDS):
             images: Images | None = getattr(batch, kind)
             if images is None:
@@ -202,8 +183,11 @@ class HybridModel(nn.Module):
             rows.append(self._instance_matching(out, images, order, number, parts))
             self._similarity(out, images, kind, number, parts)
             self._align(out, images, kind, coefficient, number, parts)
-        if self.config.oim.mean == "roi":
-            self._mean_over_rois(parts, batch, number)
+            count_persons(parts, images, kind)
+            count_proposals(parts, out, images, kind)
+        if self.config.oim.mean == "roi":  # the one count that the batch does not know
+            rois = all_reduce_sum(torch.as_tensor(parts.labelled_rois)).clamp(min=1)
+            parts.sums["oim"] = parts.sums["oim"] / rois
         return self._weigh(parts, TableRows.joined(rows))
 
     def _coefficient(self, step: int) -> float:
@@ -211,7 +195,7 @@ class HybridModel(nn.Module):
         share = (step - start) / max(stop - start, 1)
         return self.config.alignment.coefficient * min(max(share, 0.0), 1.0)
 
-    def _detection(self, out: SearchOutput, number: dict[str, float], parts: _Parts) -> None:
+    def _detection(self, out: SearchOutput, number: dict[str, float], parts: Parts) -> None:
         a, r = out.anchors, out.rois
         rpn_class = classification_loss(a.logits, a.labels, a.weights)
         rpn_box = box_loss(a.deltas, a.target_deltas, a.labels, a.weights, RPN_BETA)
@@ -225,53 +209,36 @@ class HybridModel(nn.Module):
         parts.count("foreground_rois", foreground, r.weights.sum())
 
     def _instance_matching(
-        self, out: SearchOutput, images: Images, order: int, number: dict[str, float], parts: _Parts
+        self, out: SearchOutput, images: Images, order: int, number: dict[str, float], parts: Parts
     ) -> TableRows:
         """OIM on every RoI of a person; a person's RoIs in a view share one vote, unless each has its own."""
-        n = len(images.keys)
-        roi_row = out.rois.row.reshape(-1)
-        used = (out.rois.use.reshape(-1) == Use.MATCH).nonzero()[:, 0]
-        view = (used // out.rois.row.shape[1] >= n).to(torch.int64)
-        row = torch.cat([roi_row[used], out.match_row])
-        view = torch.cat([view, out.match_view])
-        embedding = unit(
-            torch.cat([out.roi_features.embedding[used], out.match_features.embedding])
-        )
-        persons = len(images.image)
-        votes = torch.bincount(view * persons + row, minlength=2 * persons)
-        weights = 1 / votes[view * persons + row].to(embedding.dtype)
-
-        identity = images.identity[row]
+        rois = matched_rois(out, images)
+        identity = images.identity[rois.row]
         labelled = identity >= 0
         each = self.config.oim.mean == "roi"
-        share = torch.ones_like(weights) if each else weights
-        loss = self.tables.labelled_loss(embedding[labelled], identity[labelled], share[labelled])
+        share = torch.ones_like(rois.votes) if each else rois.votes
+        loss = self.tables.labelled_loss(
+            rois.embedding[labelled], identity[labelled], share[labelled]
+        )
         parts.add("oim", loss if each else loss / number["labelled"])
         parts.labelled_rois = parts.labelled_rois + labelled.sum()
-        rows = _table_rows(out, images, order)
+        rows = table_rows(out, images, order)
         if self.config.oim.unlabelled == "instance":
-            slot = row[~labelled].new_zeros(persons)
+            others = rois.row[~labelled]
+            slot = others.new_zeros(len(images.image))
             slot[out.match_row.unique()] = torch.arange(len(rows.identity), device=slot.device)
-            slot = slot[row[~labelled]]
+            slot = slot[others]
             loss = self.tables.instance_loss(
-                embedding[~labelled], rows.instance[slot], rows.embedding[slot], weights[~labelled]
+                rois.embedding[~labelled],
+                rows.instance[slot],
+                rows.embedding[slot],
+                rois.votes[~labelled],
             )
             parts.add("instance", loss / number["unlabelled"])
         return rows
 
-    def _mean_over_rois(self, parts: _Parts, batch: Batch, number: dict[str, float]) -> None:
-        """The one denominator that comes from the forward. Collective. Raises UserError."""
-        shown = sum(2 * len(images.keys) for images in (batch.scenes, batch.canvases) if images)
-        if shown * world_size() != number["images"]:
-            raise UserError(
-                "`hybrid.oim.mean: roi` needs `engine.accumulation: 1`: RoIs are counted in the forward, and "
-                "that of a later micro-step comes too late for the backward of this one."
-            )
-        rois = all_reduce_sum(torch.as_tensor(parts.labelled_rois)).clamp(min=1)
-        parts.sums["oim"] = parts.sums["oim"] / rois
-
     def _similarity(
-        self, out: SearchOutput, images: Images, kind: Kind, number: dict[str, float], parts: _Parts
+        self, out: SearchOutput, images: Images, kind: Kind, number: dict[str, float], parts: Parts
     ) -> None:
         paired = _paired(images)
         first, second = (
@@ -294,16 +261,16 @@ class HybridModel(nn.Module):
         kind: Kind,
         coefficient: float,
         number: dict[str, float],
-        parts: _Parts,
+        parts: Parts,
     ) -> None:
         domain = images.domain.repeat(2)
 
         def add(name: str, x: DomainInput, images_: str, instances: str) -> None:
-            sums, right = self.alignment[name](x, coefficient)
+            sums, told = self.alignment[name](x, coefficient)
             for part, value in sums.items():
                 count = number[images_ if part == "image" else instances]
                 parts.add(f"domain_{name}_{part}", value / count)
-            parts.count(f"domain_{name}_accuracy", right, x.weights.sum())
+            count_domains(parts, name, told, self.domains[name])
 
         if kind == "scenes" and "detection" in self.alignment:
             add("detection", scene_input(out, images, domain), "scenes", "scene_rois")
@@ -313,7 +280,7 @@ class HybridModel(nn.Module):
             task = torch.full_like(domain, KINDS.index(kind))
             add("inter_task", task_input(out, images, task), "images", "persons")
 
-    def _weigh(self, parts: _Parts, rows: TableRows) -> StepOutput:
+    def _weigh(self, parts: Parts, rows: TableRows) -> StepOutput:
         """The one place where losses get their weights."""
         weighted = {name: self._weight(name) * value for name, value in parts.sums.items()}
         # ties every parameter to the graph: an idle head must not leave this rank without a gradient
@@ -350,14 +317,8 @@ class HybridModel(nn.Module):
         return digest.hexdigest()
 
     def statistics(self) -> dict[str, float]:
-        """State of the tables, and lambda's part is in the config: no collective."""
-        tables = self.tables
-        active = tables.lut_filled.sum() + tables.queue_filled.sum()
-        return {
-            "lut_fill": float(tables.lut_filled.double().mean()) if len(tables.lut) else 0.0,
-            "queue_fill": float(tables.queue_filled.double().mean()) if len(tables.queue) else 0.0,
-            "active_rows": float(active),
-        }
+        """State of the tables, equal on all ranks; lambda's part is in the config."""
+        return self.tables.statistics()
 
 
 def _matched(images: Images) -> Tensor:
@@ -368,25 +329,3 @@ def _matched(images: Images) -> Tensor:
 def _paired(images: Images) -> Tensor:
     """(P,): unlabelled and MATCH in both views, the persons of L_con."""
     return _matched(images).all(0) & (images.identity < 0)
-
-
-def _table_rows(out: SearchOutput, images: Images, order: int) -> TableRows:
-    """A row for every person that is MATCH in some view: the mean of its ground-truth embeddings."""
-    row, which = out.match_row.unique(return_inverse=True)
-    embedding = unit(out.match_features.embedding.detach())
-    total = embedding.new_zeros(len(row), embedding.shape[1])
-    for view in (0, 1):  # a person once a view, so plain indexing adds each view in one order
-        seen = out.match_view == view
-        total[which[seen]] += embedding[seen]
-    image = images.image[row]
-    key = torch.stack(
-        [torch.full_like(row, order), images.position[image], images.person[row]], dim=1
-    )
-    numbers = torch.tensor([_key_number(k) for k in images.keys]).to(row)
-    instance = numbers[image] + images.person[row]
-    return TableRows(unit(total), images.identity[row], instance, key)
-
-
-def _key_number(key: str) -> int:
-    """A number for a sample over epochs; the persons of one image follow it."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") << 12

@@ -16,6 +16,7 @@ from training.nonfinite import Skips, not_finite
 from training.run import PretrainConfig, RunFolder
 from training.schedule import set_lr
 from training.signals import StopRequest
+from training.statistics import GRADIENT_PARTS
 
 
 def train(
@@ -70,7 +71,11 @@ def train(
             last = stopping or done == steps
             saving = last or checkpoints.due(done)
             if saving or metrics.due(done):
-                statistics = {**model.statistics(), "skipped_steps": len(skips.steps)}
+                statistics = {
+                    **model.statistics(),
+                    **engine.grad_norms(GRADIENT_PARTS),
+                    "skipped_steps": len(skips.steps),
+                }
                 eta_s = metrics.log(done, lr, grad_norm, stream.stats, statistics)
                 if saving:
                     state = state_after(done, stream, model, engine, metrics, skips)

@@ -24,6 +24,7 @@ from pipeline.stats import StreamStats
 from training.checkpoint import write_atomically
 from training.distributed import all_reduce_sum, is_main
 from training.hybrid import StepOutput
+from training.statistics import ratios
 
 METRICS_FILE = "metrics.jsonl"
 RECENT_STEPS = 100
@@ -112,7 +113,7 @@ class Metrics:
         """
         line = self._reduce(stream)
         line |= {"lr": lr, "grad_norm": grad_norm.item()}
-        line["statistics"] = {**line.get("statistics", {}), **statistics}
+        line["statistics"] |= statistics
         line = {"step": step, **line}
         eta_s = (self.steps - step) * float(np.mean(self._step_s))
         if self._lines is not None:
@@ -155,11 +156,14 @@ class Metrics:
             "weighted": {},
         }
         left = iter(values)
+        pairs: dict[str, tuple[float, float]] = {}
         for name in names:
             kind, _, key = name.partition("/")
-            value = next(left)
-            share = value / self._window if kind != "statistics" else _ratio(value, next(left))
-            line.setdefault(kind, {})[key] = share
+            if kind == "statistics":
+                pairs[key] = next(left), next(left)
+            else:
+                line[kind][key] = next(left) / self._window
+        line["statistics"] = ratios(pairs)
         if self._window:  # else all its steps were skipped
             line["total"] = sum(line["weighted"].values())
         p50, p95 = np.percentile(self._step_s, [50, 95])
@@ -223,10 +227,6 @@ def console_line(line: dict[str, Any], steps: int, eta_s: float) -> str:
         f"| {line['images_per_s']:.1f} images/s  data wait {100 * line['data_wait']:.0f} %  "
         f"ETA {hours}:{minutes:02d}:{seconds:02d}"
     )
-
-
-def _ratio(total: float, count: float) -> float:
-    return total / count if count else math.nan
 
 
 def _finite(value: Any) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config import Config, dump_config, load_config
 from pipeline.errors import UserError
@@ -59,6 +59,15 @@ class PretrainConfig(Config):
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "PretrainConfig":
+        if self.hybrid.oim.mean == "roi" and self.engine.accumulation > 1:
+            raise ValueError(
+                "`hybrid.oim.mean: roi` needs `engine.accumulation: 1`: RoIs are counted in the forward, and "
+                "that of a later micro-step comes too late for the backward of this one"
+            )
+        return self
 
 
 def require_same_start(start: Checkpoint | None, device: torch.device) -> None:
@@ -147,11 +156,8 @@ class RunFolder:
         others = {key: v for key, v in machines.items() if not key.startswith("command")}
         return Changes(start.step, {**free, **moved, **others}, binding)
 
-    def create(self, config: PretrainConfig, stream: Stream, weights: LoadedWeights | None) -> None:
-        """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only.
-
-        `weights`: that the backbone began with; None: random ones.
-        """
+    def create(self, config: PretrainConfig, stream: Stream) -> None:
+        """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "config.yaml", dump_config(config))
         self._write_json(
@@ -164,8 +170,11 @@ class RunFolder:
             },
         )
         write_atomically(self.path / IDENTITIES_FILE, stream.identities.to_json().decode())
-        self._write_json("weights.json", weights and asdict(weights))
         self._write_json(ENVIRONMENT_FILE, environment())
+
+    def record_weights(self, weights: LoadedWeights | None) -> None:
+        """Those that the backbone begins with; None: random ones. Rank 0 only."""
+        self._write_json("weights.json", weights and asdict(weights))
 
     def write_status(
         self, step: int, steps: int, eta_s: float | None, stopping: bool, checkpoint: str | None
@@ -187,11 +196,17 @@ class RunFolder:
 
 
 def build_model(
-    config: PretrainConfig, identities: Identities, domains: dict[str, tuple[str, ...]]
+    config: PretrainConfig,
+    identities: Identities,
+    domains: dict[str, tuple[str, ...]],
+    load_weights: bool = True,
 ) -> HybridModel:
-    """The model before its first step: the same for the same seed, on every rank."""
+    """The model before its first step: the same for the same seed, on every rank.
+
+    Without `load_weights`, one that a checkpoint is to fill: the backbone's file need not be there.
+    """
     torch.manual_seed(config.seed)
-    return HybridModel(config.hybrid, identities.num_rows, domains, config.seed)
+    return HybridModel(config.hybrid, identities.num_rows, domains, config.seed, load_weights)
 
 
 @dataclass(frozen=True)
@@ -211,7 +226,7 @@ class Run:
 
     def model(self, trained: bool = True) -> HybridModel:
         """The model with its newest weights, or as it was before the first step."""
-        model = build_model(self.config, self.identities, self.domains)
+        model = build_model(self.config, self.identities, self.domains, load_weights=not trained)
         if trained:
             self.checkpoint().load_into(model)
         return model.eval()

@@ -17,6 +17,7 @@ from pipeline.rendering.decode import DecodeError, decode
 from pipeline.samples import SampleReader
 from training.features import Features, Probe, domain_probe, embed_in_plane, image_features
 from training.model.norm import Kind
+from training.model.person_search import PersonSearch
 from training.run import Run
 
 LAYOUT_NOTE = (
@@ -49,13 +50,14 @@ def feature_domains(run: Run, inputs: Sequence[Input], samples: int) -> Html:
         return page.section(title, page.paragraph("Left out (--samples 0)."))
     try:
         step = run.checkpoint().state.step
+        models = {"before": run.model(trained=False), "after": run.model()}
     except UserError as error:
         return page.section(title, page.callout(f"Nothing to compare: {error}"))
     sets = [_read(one, one.reader, samples) for one in inputs if one.reader]
     names = [s.name for s in sets for _ in s.images]
     if not names:
         return page.section(title, page.callout("No sample of the shard sets could be read."))
-    stages = {"before": _features(run, sets, False), "after": _features(run, sets, True)}
+    stages = {stage: _features(model.search, sets) for stage, model in models.items()}
     titles = {"before": "Before: the initial weights", "after": f"After: step {step:,}"}
     plots = [
         scatter_plot(titles[stage], _by_name(embed_in_plane(features), names))
@@ -78,9 +80,8 @@ def _read(one: Input, reader: SampleReader, count: int) -> DomainImages:
     return DomainImages(reader.manifest.domain, one.kind, one.size, images)
 
 
-def _features(run: Run, sets: Sequence[DomainImages], trained: bool) -> Features:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = run.model(trained).search.to(device)
+def _features(model: PersonSearch, sets: Sequence[DomainImages]) -> Features:
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     return np.concatenate([image_features(model, s.images, s.size, s.kind) for s in sets])
 
 

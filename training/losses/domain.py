@@ -53,6 +53,15 @@ class DomainInput:
     """(R,) 1, or 0 for padded instances."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """How often a module named the domain: (M, 2) float64, by domain right ones and all."""
+
+    images: Tensor
+    """By the mean of the probabilities over an image's pixels."""
+    instances: Tensor
+
+
 class AlignmentModule(nn.Module):
     """Domain classifiers over one task's domains."""
 
@@ -73,8 +82,8 @@ class AlignmentModule(nn.Module):
             nn.Linear(INSTANCE_HIDDEN, num_domains),
         )
 
-    def forward(self, x: DomainInput, coefficient: float) -> tuple[dict[str, Tensor], Tensor]:
-        """Sums `image` (over B), `instance`, `consistency` (over R); and instances told right (sum).
+    def forward(self, x: DomainInput, coefficient: float) -> tuple[dict[str, Tensor], Told]:
+        """Sums `image` (over B), `instance`, `consistency` (over R); and what was told right.
 
         coefficient: lambda of the reversal; the features get the consistency's gradient times +lambda.
         """
@@ -84,9 +93,16 @@ class AlignmentModule(nn.Module):
         instance = (F.cross_entropy(instance_logits, domain, reduction="none") * x.weights).sum()
         agreeing = self._classify(x, coefficient)
         consistency = consistency_loss(*agreeing, x.pixels, x.image, x.weights)
-        right = ((instance_logits.argmax(1) == domain) * x.weights).sum()
         sums = {"image": image, "instance": instance, "consistency": consistency}
-        return sums, right
+        return sums, self._told(x, image_logits.detach(), instance_logits.detach())
+
+    def _told(self, x: DomainInput, image_logits: Tensor, instance_logits: Tensor) -> Told:
+        images = mean_over_pixels(image_logits.softmax(1), x.pixels)
+        each = torch.ones_like(images[:, 0])
+        return Told(
+            told_by_domain(images, x.image_domain, each),
+            told_by_domain(instance_logits, x.image_domain[x.image], x.weights),
+        )
 
     def _classify(self, x: DomainInput, scale: float) -> tuple[Tensor, Tensor]:
         image = self.image_head(scale_gradient(x.maps, scale))
@@ -96,6 +112,13 @@ class AlignmentModule(nn.Module):
         if self.pooled:  # the last convolution of the mean is the mean of the last convolution
             image = mean_over_pixels(image, x.pixels)[:, :, None, None].expand_as(image)
         return image, instance.to(wide)
+
+
+def told_by_domain(scores: Tensor, domain: Tensor, weights: Tensor) -> Tensor:
+    """(M, 2) float64: of each domain, how many of scores (R, M) are highest there, and how many there are."""
+    right = scores.argmax(1) == domain
+    member = F.one_hot(domain, scores.shape[1]).double()
+    return member.T @ torch.stack([right * weights, weights], dim=1).double()
 
 
 def mean_over_pixels(values: Tensor, pixels: Tensor) -> Tensor:

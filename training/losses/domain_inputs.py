@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pipeline.batch import Images
 from training.losses.domain import DomainInput
+from training.model.backbones.common import STRIDE
 from training.model.person_search import SearchOutput
 
 
@@ -12,10 +13,8 @@ def _valid_pixels(out: SearchOutput, images: Images) -> Tensor:
     """(N, h, w): cells of the trunk's map whose centre shows image, not padding."""
     size = torch.cat([view.valid for view in images.views])
     height, width = out.maps.shape[2:]
-    stride_y = images.views[0].pixels.shape[1] / height
-    stride_x = images.views[0].pixels.shape[2] / width
-    y = (torch.arange(height, device=size.device) + 0.5) * stride_y
-    x = (torch.arange(width, device=size.device) + 0.5) * stride_x
+    y = (torch.arange(height, device=size.device) + 0.5) * STRIDE
+    x = (torch.arange(width, device=size.device) + 0.5) * STRIDE
     shows = (y < size[:, :1])[:, :, None] & (x < size[:, 1:])[:, None, :]
     return shows.to(out.rois.labels.dtype)
 

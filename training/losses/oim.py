@@ -6,6 +6,7 @@ the loss is a function of detached tables, and the tables change in one explicit
 Letters: M embeddings, K look-up table rows, U queue slots, D dimensions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -77,6 +78,8 @@ class OimTables(nn.Module):
     queue: Tensor
     queue_filled: Tensor
     queue_instance: Tensor
+    queue_age: Tensor
+    """(U,) optimiser steps since a slot was filled."""
     queue_head: Tensor
 
     def __init__(self, config: OimConfig, num_identities: int, width: int) -> None:
@@ -87,7 +90,9 @@ class OimTables(nn.Module):
         self.register_buffer("queue", torch.zeros(config.queue, width))
         self.register_buffer("queue_filled", torch.zeros(config.queue, dtype=torch.bool))
         self.register_buffer("queue_instance", torch.full((config.queue,), NO_INSTANCE))
+        self.register_buffer("queue_age", torch.zeros(config.queue, dtype=torch.int64))
         self.register_buffer("queue_head", torch.zeros((), dtype=torch.int64))
+        self.register_load_state_dict_pre_hook(_with_ages)
 
     def labelled_loss(self, unit: Tensor, identity: Tensor, weights: Tensor) -> Tensor:
         """Weighted sum of -log softmax over look-up table and queue. unit: (M, D), identity: (M,) >= 0.
@@ -131,6 +136,7 @@ class OimTables(nn.Module):
     def update(self, rows: TableRows) -> None:
         """Moves the rows of the identities seen and queues the unlabelled; rows as `gathered`."""
         self._update_lut(rows)
+        self.queue_age += 1
         self._push(rows)
 
     def _update_lut(self, rows: TableRows) -> None:
@@ -157,4 +163,28 @@ class OimTables(nn.Module):
         self.queue[slot] = embedding.to(self.queue.dtype)
         self.queue_filled[slot] = True
         self.queue_instance[slot] = rows.instance[unlabelled][-size:]
+        self.queue_age[slot] = 0
         self.queue_head.copy_((self.queue_head + count) % size)
+
+    def statistics(self) -> dict[str, float]:
+        """How full the tables are and how old the queue is, NaN where it is empty. Waits for the device."""
+        ages = self.queue_age * self.queue_filled
+        numbers = [
+            self.lut_filled.sum(),
+            self.queue_filled.sum(),
+            ages.sum(),
+            F.pad(ages, (0, 1)).max(),  # a queue may have no slots
+        ]
+        rows, slots, total, oldest = torch.stack(numbers).tolist()
+        return {
+            "lut_fill": rows / max(len(self.lut), 1),
+            "queue_fill": slots / max(len(self.queue), 1),
+            "active_rows": float(rows + slots),
+            "queue_age_mean": total / slots if slots else math.nan,
+            "queue_age_max": float(oldest) if slots else math.nan,
+        }
+
+
+def _with_ages(tables: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """A checkpoint from before ages were kept does not say them: they count from here on."""
+    state.setdefault(prefix + "queue_age", torch.zeros_like(tables.get_buffer("queue_age")))

@@ -36,16 +36,17 @@ BUILDERS: dict[str, Callable[[BackboneConfig, NormLayer], Backbone]] = {
 
 
 def build_backbone(
-    config: BackboneConfig, context: NormContext
+    config: BackboneConfig, context: NormContext, load: bool = True
 ) -> tuple[Backbone, LoadedWeights | None]:
     """The backbone with its first weights, and where they are from; None if they are random.
 
-    Raises UserError if the weights cannot be had or do not fit.
+    Without `load` they are random, whatever the settings say, and what is to be frozen is. Raises UserError
+    if the weights cannot be had or do not fit.
     """
     backbone = BUILDERS[config.name](config, _norm_layer(config, context))
     if config.weights == "random":
         return backbone, None
-    loaded = _load(backbone.net, config)
+    loaded = _load(backbone.net, config) if load else None
     if config.freeze_stem:
         for module in backbone.stem:
             module.requires_grad_(False)

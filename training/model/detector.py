@@ -17,6 +17,7 @@ from torchvision.ops import nms
 
 from pipeline.batch import Use
 from pipeline.config import Config
+from training.model.backbones.common import STRIDE
 from training.model.norm import Kind
 from training.model.sampling import BITS, balanced_sample, box_columns, draw
 from training.model.targets import GroundTruth, Matches, match
@@ -95,11 +96,11 @@ class RegionProposals(nn.Module):
         self.coder = BoxCoder(RPN_BOX_WEIGHTS)
 
     def forward(
-        self, pixels: Tensor, maps: Tensor, truth: GroundTruth, kind: Kind
+        self, maps: Tensor, truth: GroundTruth, kind: Kind
     ) -> tuple[SampledAnchors, Tensor, Tensor]:
         """Sampled anchors for the losses; proposals (N, R, 4) and which of them are real (N, R)."""
         logits, deltas = self._predict(maps)
-        anchors = self._anchors(pixels, maps.to(deltas.dtype))
+        anchors = self._anchors(maps.to(deltas.dtype))
         sampled = self._sample(logits, deltas, anchors, truth, kind)
         with torch.no_grad():
             if self.config.proposal_source == "jitter":
@@ -117,9 +118,11 @@ class RegionProposals(nn.Module):
             return logits.float(), deltas.float()
         return logits, deltas
 
-    def _anchors(self, pixels: Tensor, maps: Tensor) -> Tensor:
-        size = (pixels.shape[-2], pixels.shape[-1])
-        return self.anchors(ImageList(pixels[:1], [size]), [maps[:1]])[0]
+    def _anchors(self, maps: Tensor) -> Tensor:
+        """(A, 4), a STRIDE apart as RoIAlign's cells: torchvision divides the image's size by the map's."""
+        size = (maps.shape[-2] * STRIDE, maps.shape[-1] * STRIDE)
+        image = maps.new_empty(()).expand(1, 1, *size)
+        return self.anchors(ImageList(image, [size]), [maps[:1]])[0]
 
     def _sample(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, truth: GroundTruth, kind: Kind

@@ -63,6 +63,10 @@ class SearchOutput:
     maps: Tensor
     """(N, C4, H/16, W/16)"""
     anchors: SampledAnchors
+    proposals: Tensor
+    """(N, R, 4)"""
+    real: Tensor
+    """(N, R) which of them are proposals, not padding."""
     rois: SampledRois
     roi_features: RoiFeatures
     """Of the sampled RoIs, (N * Q, ...)."""
@@ -82,11 +86,12 @@ class PersonSearch(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: PersonSearchConfig, seed: int) -> None:
+    def __init__(self, config: PersonSearchConfig, seed: int, load_weights: bool = True) -> None:
+        """load_weights: the backbone's first ones; False where a checkpoint brings them."""
         super().__init__()
         self.config = config
         self.norms = NormContext()
-        backbone, self.first_weights = build_backbone(config.backbone, self.norms)
+        backbone, self.first_weights = build_backbone(config.backbone, self.norms, load_weights)
         channels = (backbone.trunk_channels, backbone.head_channels)
         self.backbone = backbone.trunk
         self.head = nn.ModuleDict({"layer4": backbone.last_stage})
@@ -113,7 +118,7 @@ class PersonSearch(nn.Module):
         pixels = self.normalise(torch.cat([view.pixels for view in images.views]))
         with self.norms.using(kind):
             maps = self.backbone(pixels)
-        anchors, proposals, real = self.rpn(pixels, maps, truth, kind)
+        anchors, proposals, real = self.rpn(maps, truth, kind)
         rois = self.sample_rois(proposals, real, truth, kind)
         match_view, match_row, match_boxes = _match_boxes(images)
         image = images.image[match_row] + match_view * len(images.keys)
@@ -132,6 +137,8 @@ class PersonSearch(nn.Module):
         return SearchOutput(
             maps,
             anchors,
+            proposals,
+            real,
             rois,
             sampled,
             logits.view(n, q),
