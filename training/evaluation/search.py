@@ -27,7 +27,7 @@ Rows = NDArray[np.int64]
 @dataclass(frozen=True)
 class Queries:
     embeddings: NDArray[np.float32]
-    """(Q, D) of length 1; zeros where the query's image could not be read."""
+    """(Q, D) of length 1; zeros where the query's image could not be read: nothing is found for it."""
     gallery: Callable[[int], Rows]
     """Of query q, the images to search; one that is named twice is searched twice."""
     query: Rows
@@ -96,7 +96,8 @@ class Search:
         places = np.bincount(self._queries.query, minlength=number)
         ap, rank = np.zeros(number), np.zeros(number, np.int64)
         found = np.zeros(number, np.int64)
-        for query, similarity in self._similarities(np.flatnonzero(places)):
+        known = self._queries.embeddings.any(1)
+        for query, similarity in self._similarities(np.flatnonzero((places > 0) & known)):
             right = similarity[self._right(query, similarity)]
             found[query] = len(right)
             if len(right):

@@ -106,7 +106,20 @@ class RegionProposals(nn.Module):
             if self.config.proposal_source == "jitter":
                 proposals, real = jittered_truth(truth, self.seed)
                 return sampled, proposals.to(deltas.dtype), real
-            return sampled, *self._propose(logits, deltas, anchors, truth)
+            number = (self.config.proposals_before_nms, self.config.proposals)
+            return sampled, *self._propose(logits, deltas, anchors, truth.size, number)
+
+    @torch.no_grad()
+    def propose(
+        self, pixels: Tensor, maps: Tensor, size: Tensor, number: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """At test time: proposals (N, R, 4), the best first, and which of them are real (N, R).
+
+        `size`: (N, 2) valid height and width; `number`: of proposals before and after NMS.
+        """
+        logits, deltas = self._predict(maps)
+        anchors = self._anchors(pixels, maps.to(deltas.dtype))
+        return self._propose(logits, deltas, anchors, size, number)
 
     def _predict(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, A) and deltas (N, A, 4) in the anchors' order, fp32 or wider."""
@@ -151,20 +164,25 @@ class RegionProposals(nn.Module):
         )
 
     def _propose(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, truth: GroundTruth
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        size: Tensor,
+        number: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        config = self.config
-        k = min(config.proposals_before_nms, logits.shape[1])
+        before_nms, most = number
+        k = min(before_nms, logits.shape[1])
         scores, index = logits.detach().topk(k, dim=1)
         deltas = deltas.detach().gather(1, index[..., None].expand(-1, -1, 4))
         boxes = self.coder.decode_single(deltas.reshape(-1, 4), anchors[index].reshape(-1, 4))
-        boxes = clip(boxes.view(*index.shape, 4), truth.size)
-        proposals = boxes.new_zeros((len(boxes), config.proposals, 4))
+        boxes = clip(boxes.view(*index.shape, 4), size)
+        proposals = boxes.new_zeros((len(boxes), most, 4))
         real = torch.zeros(proposals.shape[:2], dtype=torch.bool, device=boxes.device)
         for i in range(len(boxes)):
             large = (boxes[i, :, 2:] - boxes[i, :, :2] >= MIN_PROPOSAL_PX).all(1)
             kept = boxes[i, large]
-            kept = kept[nms(kept, scores[i, large], config.nms_iou)[: config.proposals]]
+            kept = kept[nms(kept, scores[i, large], self.config.nms_iou)[:most]]
             proposals[i, : len(kept)] = kept
             real[i, : len(kept)] = True
         return proposals, real

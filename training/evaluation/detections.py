@@ -1,0 +1,260 @@
+"""What a model finds in all images of a shard set, in chunks, so that a killed evaluation goes on.
+
+OUT/detections/DIGEST/000012.parquet: a row an image. The digest is of all that decides the content:
+weights, settings, the set and the queries of its protocols. Chunks are the same for any number of ranks.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipeline.annotation import Annotation, Box
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.rendering.decode import DecodeError
+from pipeline.samples import BadSample, SampleReader
+from pipeline.shards import parquet_bytes, read_parquet
+from training.evaluation.found import Detections, joined, starts
+from training.evaluation.scenes import Scene, decode_scene, find_people
+from training.evaluation.weights import Weights
+from training.model.inference import Finder, InferenceConfig
+
+FORMAT = 1
+"""Of the files, and of how they are computed: a new number makes old ones stale."""
+LOADERS = 4
+"""Threads that read and decode."""
+CHUNK_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("problem", pa.string()),  # why nothing could be found in it, else null
+        ("annotation", pa.string()),  # as stored; null if it could not be read
+        ("boxes", pa.list_(pa.float32())),  # xyxy after xyxy, in pixels of the image
+        ("scores", pa.list_(pa.float32())),  # descending
+        ("embeddings", pa.list_(pa.float32())),  # of those with the search score or more
+        ("asked", pa.list_(pa.float32())),  # embeddings of this image's query boxes, in their order
+    ]
+)
+
+
+QueryBoxes = Mapping[str, Sequence[Box]]
+"""By the key of an image, the boxes in it that are asked for."""
+
+
+class EvaluationConfig(Config):
+    size: tuple[int, int] | None = None
+    """Short and long side that scenes are fitted into, aspect kept; null: as in training. NAE: 900, 1500."""
+    batch: int = Field(default=1, gt=0)
+    """Scenes at once on a device."""
+    chunk: int = Field(default=32, gt=0)
+    """Images a file: what is lost when an evaluation is killed."""
+    search_score: float = Field(default=0.5, ge=0, le=1)
+    """Detections from here up are searched."""
+    weigh: bool = True
+    """Similarity times the detection's score: NAE's class-weighted similarity."""
+    inference: InferenceConfig = InferenceConfig()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which image lies in which chunk, and where the chunks are written."""
+
+    places: tuple[tuple[int, int], ...]
+    """Shard and slot of every image of the set."""
+    chunk: int
+    folder: Path
+
+    @property
+    def chunks(self) -> range:
+        return range(-(-len(self.places) // self.chunk))
+
+    def images(self, chunk: int) -> Sequence[tuple[int, int]]:
+        return self.places[chunk * self.chunk : (chunk + 1) * self.chunk]
+
+    def file(self, chunk: int) -> Path:
+        return self.folder / f"{chunk:06d}.parquet"
+
+    def missing(self) -> list[int]:
+        return [chunk for chunk in self.chunks if not self.file(chunk).exists()]
+
+
+def make_plan(
+    reader: SampleReader,
+    weights: Weights,
+    config: EvaluationConfig,
+    queries: QueryBoxes,
+    out: Path,
+) -> Plan:
+    places = tuple((s, slot) for s, slots in enumerate(reader.slots) for slot in range(slots))
+    decides = {
+        "format": FORMAT,
+        "weights": weights.sha256,
+        "model": weights.model.config.model_dump(mode="json"),
+        "settings": config.model_dump(mode="json", exclude={"weigh"}),
+        "size": config.size or weights.size,
+        "set": reader.shard_set.manifest_sha256,
+        "queries": list(queries.items()),
+    }
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return Plan(places, config.chunk, out / "detections" / digest[:16])
+
+
+class Evaluator:
+    """Fills the chunks of a plan."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        reader: SampleReader,
+        weights: Weights,
+        config: EvaluationConfig,
+        queries: QueryBoxes,
+    ) -> None:
+        self.plan, self._reader, self._config, self._queries = plan, reader, config, queries
+        self._size = config.size or weights.size
+        self._finder = Finder(weights.model, config.inference)
+
+    def run(self, rank: int, world_size: int) -> Iterator[int]:
+        """Fills a rank's share, every world_size-th chunk, and yields each when it is there.
+
+        Chunks that are there already are passed over, whoever made them.
+        """
+        mine = [chunk for chunk in self.plan.missing() if chunk % world_size == rank]
+        self.plan.folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(LOADERS, "evaluation") as pool:
+            loading: list[Future[_Loaded]] = []
+            for place, chunk in enumerate(mine):
+                following = mine[place + 1 : place + 2]
+                loading = loading or self._load(pool, chunk)
+                ahead = self._load(pool, following[0]) if following else []
+                self._write(chunk, [one.result() for one in loading])
+                loading = ahead
+                yield chunk
+
+    def _load(self, pool: ThreadPoolExecutor, chunk: int) -> "list[Future[_Loaded]]":
+        return [pool.submit(self._load_image, *place) for place in self.plan.images(chunk)]
+
+    def _load_image(self, shard: int, slot: int) -> "_Loaded":
+        key = self._reader.key(shard, slot)
+        try:
+            annotation, image, image_type = self._reader.read(0, shard, slot)
+        except BadSample as error:
+            return _Loaded(key, None, None, str(error))
+        asked = np.array(self._queries.get(annotation.key, ()), np.float64).reshape(-1, 4)
+        try:
+            scene = decode_scene(image, image_type, self._size, asked)
+        except DecodeError as error:
+            return _Loaded(key, annotation, None, str(error))
+        return _Loaded(key, annotation, scene, None)
+
+    def _write(self, chunk: int, images: "Sequence[_Loaded]") -> None:
+        scenes = [one.scene for one in images if one.scene is not None]
+        found = iter(find_people(self._finder, scenes, self._config.batch))
+        rows = []
+        for one in images:
+            row: dict[str, object] = {"key": one.key, "problem": one.problem}
+            row["annotation"] = one.annotation and one.annotation.to_json().decode()
+            if one.scene is not None:
+                people = next(found)
+                searched = int((people.scores >= self._config.search_score).sum())
+                row["boxes"] = people.boxes.flatten().numpy()
+                row["scores"] = people.scores.numpy()
+                row["embeddings"] = people.embeddings[:searched].flatten().numpy()
+                row["asked"] = people.asked.flatten().numpy()
+            rows.append(row)
+        write_whole(self.plan.file(chunk), parquet_bytes(pa.Table.from_pylist(rows, CHUNK_SCHEMA)))
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    key: str | None
+    """None: forgotten."""
+    annotation: Annotation | None
+    scene: Scene | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All chunks: what was found, and what could not be read."""
+
+    keys: tuple[str, ...]
+    annotations: tuple[Annotation | None, ...]
+    problems: dict[str, str]
+    """By key."""
+    detections: Detections
+    asked: dict[str, NDArray[np.float32]]
+    """By key, embeddings (Q, D) of its query boxes."""
+
+
+def gather(plan: Plan, width: int) -> Gathered:
+    """`width`: of the embeddings. Raises UserError on a chunk that is not there or is damaged."""
+    rows = [row for chunk in plan.chunks for row in _read(plan.file(chunk)) if row.key is not None]
+    embeddings = [np.zeros((len(row.scores), width), np.float32) for row in rows]
+    for row, whole in zip(rows, embeddings):
+        some = row.embeddings.reshape(-1, width)
+        whole[: len(some)] = some
+    return Gathered(
+        keys=tuple(str(row.key) for row in rows),
+        annotations=tuple(row.annotation for row in rows),
+        problems={str(row.key): row.problem for row in rows if row.problem},
+        detections=Detections(
+            starts([len(row.scores) for row in rows]),
+            joined([row.boxes.astype(np.float64) for row in rows], 4),
+            np.concatenate([np.zeros(0, np.float32), *(row.scores for row in rows)]),
+            np.concatenate([np.zeros((0, width), np.float32), *embeddings]),
+        ),
+        asked={str(row.key): row.asked.reshape(-1, width) for row in rows if not row.problem},
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    key: str | None
+    problem: str | None
+    annotation: Annotation | None
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+    asked: NDArray[np.float32]
+
+
+def _read(file: Path) -> list[_Row]:
+    try:
+        table = read_parquet(file.read_bytes())
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file} cannot be read ({error}). Delete it and evaluate again.") from None
+    texts = table["annotation"].to_pylist()
+    return [
+        _Row(key, problem, text and Annotation.from_json(text.encode()), *numbers)
+        for key, problem, text, *numbers in zip(
+            table["key"].to_pylist(),
+            table["problem"].to_pylist(),
+            texts,
+            *(_lists(table[name]) for name in ("boxes", "scores", "embeddings", "asked")),
+        )
+    ]
+
+
+def _lists(column: pa.ChunkedArray) -> list[NDArray[np.float32]]:
+    """Nulls are empty."""
+    empty = np.zeros(0, np.float32)
+    return [empty if one.values is None else one.values.to_numpy() for one in column]
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Readers see the whole file or none, and after a crash there is the whole file or none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

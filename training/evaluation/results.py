@@ -1,0 +1,202 @@
+"""From what a model found in a set's images to the numbers of its protocols, and to who was found where."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from training.evaluation.benchmarks import Benchmark
+from training.evaluation.detection import DetectionResult, detection_result, match
+from training.evaluation.detections import EvaluationConfig, Gathered, QueryBoxes
+from training.evaluation.found import Detections, Grouped
+from training.evaluation.protocols import (
+    Asked,
+    Images,
+    People,
+    ask,
+    named_keys,
+    without_ignored,
+)
+from training.evaluation.search import TOP, Search, SearchResult
+
+ACROSS_CAMERAS = ", across cameras"
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A protocol and its outcome."""
+
+    name: str
+    asked: Asked
+    search: Search
+    result: SearchResult
+    unreadable: tuple[str, ...]
+    """Queries whose image could not be read: nothing is found for them."""
+
+    @property
+    def without_match(self) -> list[str]:
+        return [self.asked.names[query] for query in np.flatnonzero(~self.result.counted)]
+
+    def summary(self) -> dict[str, Any]:
+        result = self.result
+        return {
+            "mAP": _number(result.mean_ap),
+            **{f"top{k}": _number(result.top(k)) for k in TOP},
+            "recall": _number(result.recall),
+            "queries": int(result.counted.sum()),
+            "places": int(result.places.sum()),
+            "queries_without_match": self.without_match,
+            "queries_unreadable": list(self.unreadable),
+            "own_image_in_gallery": self.asked.own_listed,
+        }
+
+    def table(self) -> pa.Table:
+        """A row a query."""
+        result = self.result
+        return pa.table(
+            {
+                "query": pa.array(self.asked.names, pa.string()),
+                "ap": result.ap,
+                "rank": result.rank,
+                "found": result.found,
+                "places": result.places,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    images: Images
+    people: People
+    found: Detections
+    """Without those that the benchmark ignores."""
+    searched: Detections
+    """Those of them that are searched."""
+    protocols: tuple[Searched, ...]
+    problems: dict[str, str]
+
+    @cached_property
+    def detection(self) -> dict[str, DetectionResult]:
+        """Of everybody, of those with an identity, and of everybody by the detections that are searched."""
+        groups: dict[str, tuple[Detections, Grouped]] = {
+            "all": (self.found, self.people),
+            "labelled": (self.found, self.people.labelled()),
+            "searched": (self.searched, self.people),
+        }
+        return {
+            name: detection_result(found, people, match(found, people))
+            for name, (found, people) in groups.items()
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "images": {
+                "read": len(self.images.keys) - len(self.problems),
+                "unreadable": [
+                    {"key": key, "reason": self.problems[key]} for key in sorted(self.problems)
+                ],
+            },
+            "detection": {
+                name: {
+                    "recall": _number(one.recall),
+                    # of detections above a threshold, or of some of the people, AP says nothing
+                    **({"ap": _number(one.ap)} if name == "all" else {}),
+                    "people": one.people,
+                    "detections": one.detections,
+                }
+                for name, one in self.detection.items()
+            },
+            "search": {one.name: one.summary() for one in self.protocols},
+        }
+
+
+def outcome(
+    gathered: Gathered,
+    protocols: Mapping[str, pa.Table],
+    queries: QueryBoxes,
+    benchmark: Benchmark,
+    config: EvaluationConfig,
+    across_cameras: bool = False,
+) -> Outcome:
+    """`across_cameras`: each protocol a second time, without the images of the query's camera.
+
+    `queries`: those that `gathered.asked` has the embeddings of.
+    """
+    lost = sorted(named_keys(protocols.values()) - set(gathered.keys))
+    images = Images((*gathered.keys, *lost), (*gathered.annotations, *[None] * len(lost)))
+    people = People.annotated(images, benchmark)
+    found = without_ignored(_with_lost(gathered.detections, len(lost)), people, images, benchmark)
+    searched = found.where(found.scores >= config.search_score)
+    results = []
+    for name, table in protocols.items():
+        for across in (False, True) if across_cameras else (False,):
+            asked = ask(table, images, people, benchmark, across)
+            embeddings, unreadable = _query_embeddings(asked, images, gathered, queries)
+            search = Search(searched, asked.with_embeddings(embeddings), config.weigh)
+            title = name + ACROSS_CAMERAS if across else name
+            results.append(Searched(title, asked, search, search.result(), unreadable))
+    missing = dict.fromkeys(lost, "named by a protocol, and not in the shard set")
+    return Outcome(images, people, found, searched, tuple(results), gathered.problems | missing)
+
+
+def _query_embeddings(
+    asked: Asked, images: Images, gathered: Gathered, queries: QueryBoxes
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """(Q, D), and the names of the queries that have none."""
+    width = gathered.detections.embeddings.shape[1]
+    embeddings = np.zeros((len(asked.names), width), np.float32)
+    unreadable = []
+    for query, (image, box) in enumerate(zip(asked.image, asked.boxes)):
+        key = images.keys[image]
+        if key in gathered.asked:
+            embeddings[query] = gathered.asked[key][queries[key].index(box)]
+        else:
+            unreadable.append(asked.names[query])
+    return embeddings, tuple(unreadable)
+
+
+def _with_lost(found: Detections, lost: int) -> Detections:
+    first = np.append(found.first, np.full(lost, found.first[-1]))
+    return Detections(first, found.boxes, found.scores, found.embeddings)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def console_table(summary: Mapping[str, Any]) -> str:
+    """Of `Outcome.summary`, in percent."""
+    header = ["protocol", "queries", "mAP", *(f"top-{k}" for k in TOP), "found"]
+    rows = [
+        [
+            name,
+            f"{one['queries']:,}",
+            *(_percent(one[key]) for key in ("mAP", *(f"top{k}" for k in TOP), "recall")),
+        ]
+        for name, one in summary["search"].items()
+    ]
+    detection = [
+        f"detection, {name}: recall {_percent(one['recall'])}"
+        + (f", AP {_percent(one['ap'])}" if "ap" in one else "")
+        + f" of {one['people']:,} people, {one['detections']:,} detections"
+        for name, one in summary["detection"].items()
+    ]
+    return "\n".join([*_aligned([header, *rows]), *detection])
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        row[0].ljust(widths[0]) + "".join(f"  {c.rjust(w)}" for c, w in zip(row[1:], widths[1:]))
+        for row in rows
+    ]
