@@ -43,15 +43,14 @@ def scenes(count: int, height: int = 64, width: int = 96) -> list[Scene]:
 @torch.no_grad()
 def literal(model: PersonSearch, scene: Scene, config: InferenceConfig) -> list[tuple]:
     """Boxes in pixels of the model, scores and embeddings."""
-    pixels = model.normalise(torch.from_numpy(scene.pixels)[None])
-    maps = model.backbone(pixels)
+    maps = model.backbone(model.normalise(torch.from_numpy(scene.pixels)[None]))
     height, width = scene.pixels.shape[:2]
     trained = model.config.detector
     number = (
         min(config.proposals_before_nms, trained.proposals_before_nms),
         min(config.proposals, trained.proposals),
     )
-    proposals, real = model.rpn.propose(pixels, maps, torch.tensor([[height, width]]), number)
+    proposals, real = model.rpn.propose(maps, torch.tensor([[height, width]]), number)
     found = []
     for proposal in proposals[0, real[0]]:
         features = model.roi_features(maps, proposal[None], torch.zeros(1, dtype=torch.int64))

@@ -4,11 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from pipeline.errors import UserError
 from training.checkpoint import MANIFEST, MODEL, STATE, Checkpoint, State, find_damage
-from training.model.person_search import PersonSearch, PersonSearchConfig
+from training.model.person_search import PersonSearch
 from training.run import load_run
 
 SEARCH = "search."
@@ -43,7 +41,7 @@ def load_weights(path: str | Path) -> Weights:
             f"--weights {path}: expected a run folder, or a folder checkpoints/step-* in one. Exported files "
             "hold a backbone, and a backbone alone finds nobody."
         )
-    model = _build(run.config.hybrid.model)
+    model = PersonSearch(run.config.hybrid.model, seed=0, load_weights=False)
     tensors = {
         name.removeprefix(SEARCH): tensor
         for name, tensor in checkpoint.model().items()
@@ -65,10 +63,3 @@ def load_weights(path: str | Path) -> Weights:
         checkpoint.state.step,
         (short, long),
     )
-
-
-def _build(config: PersonSearchConfig) -> PersonSearch:
-    """All tensors will be replaced: the file of first weights is not needed, nor perhaps here."""
-    backbone = config.backbone.model_copy(update={"weights": "random"})
-    with torch.random.fork_rng(devices=[]):
-        return PersonSearch(config.model_copy(update={"backbone": backbone}), seed=0)

@@ -110,15 +110,13 @@ class RegionProposals(nn.Module):
             return sampled, *self._propose(logits, deltas, anchors, truth.size, number)
 
     @torch.no_grad()
-    def propose(
-        self, pixels: Tensor, maps: Tensor, size: Tensor, number: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def propose(self, maps: Tensor, size: Tensor, number: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """At test time: proposals (N, R, 4), the best first, and which of them are real (N, R).
 
         `size`: (N, 2) valid height and width; `number`: of proposals before and after NMS.
         """
         logits, deltas = self._predict(maps)
-        anchors = self._anchors(pixels, maps.to(deltas.dtype))
+        anchors = self._anchors(maps.to(deltas.dtype))
         return self._propose(logits, deltas, anchors, size, number)
 
     def _predict(self, maps: Tensor) -> tuple[Tensor, Tensor]:

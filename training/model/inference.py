@@ -72,10 +72,9 @@ class Finder:
         """
         model = self.model
         pixels, size = pixels.to(self.device), size.to(self.device)
-        normalised = model.normalise(pixels)
         with model.norms.using("scenes"):
-            maps = model.backbone(normalised)
-            proposals, real = model.rpn.propose(normalised, maps, size, self._number)
+            maps = model.backbone(model.normalise(pixels))
+            proposals, real = model.rpn.propose(maps, size, self._number)
             number = real.sum(1).tolist()
             boxes = torch.cat([proposals[real], *(a.to(proposals) for a in asked)])
             image = torch.cat([real.nonzero()[:, 0], self._numbered([len(one) for one in asked])])
