@@ -44,3 +44,22 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Trut
     """All releases in small, in `root/{crowdhuman,ecp,...}`, and what was drawn. Not to be changed."""
     root = tmp_path_factory.mktemp("miniature")
     return root, write(root, SMALL)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run file of a run of seconds, beside its shard sets. Not to be changed."""
+    from ranks import (
+        tiny_run_file,
+    )  # not on top: it imports torch, which few tests of the pipeline need
+
+    return tiny_run_file(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed_run(tiny_run: Path) -> Path:
+    """What two ranks make of it, to its end. Not to be changed."""
+    from ranks import command, launch
+
+    launch(2, command(tiny_run, tiny_run.parent / "run"), tiny_run.parent / "ranks")
+    return tiny_run.parent / "run"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from crash.runs import kill_sessions, session_of
-from ranks import command, lines, newest, ranks, tiny_run_file
+from ranks import command, lines, newest, ranks
 
 from training.checkpoint import CheckpointConfig, Checkpoints
 from training.engine import free_port
@@ -24,17 +24,12 @@ WITHIN_S = 30.0
 ENDLESS = ("--set", "steps=100000", "--set", "optimiser.decay=none")
 
 
-@pytest.fixture(scope="module")
-def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run_file(tmp_path_factory.mktemp("stops"))
-
-
 @contextmanager
-def launched(run_file: Path, run: Path, *settings: str) -> Iterator["subprocess.Popen[bytes]"]:
+def launched(tiny_run: Path, run: Path, *settings: str) -> Iterator["subprocess.Popen[bytes]"]:
     """`deepspeed` with two ranks, once they have made three steps; nothing of it is left afterwards."""
     launcher = str(Path(sys.executable).with_name("deepspeed"))
     options = ["-q", "--num_gpus", "2", "--master_port", free_port()]
-    script = [str(ROOT / "launch/pretrain.py"), *command(run_file, run, *settings).arguments]
+    script = [str(ROOT / "launch/pretrain.py"), *command(tiny_run, run, *settings).arguments]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     with open(run.parent / "log", "ab") as log:
         process = subprocess.Popen(
@@ -94,7 +89,7 @@ def to_all(leader: int) -> list[int]:
     ],
 )
 def test_a_request_to_stop_ends_in_one_complete_checkpoint(
-    run_file: Path,
+    tiny_run: Path,
     tmp_path: Path,
     number: signal.Signals,
     targets: Callable[[int], list[int]],
@@ -102,7 +97,7 @@ def test_a_request_to_stop_ends_in_one_complete_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     often = ("--set", "checkpoint.every=100000")
-    with launched(run_file, run, *ENDLESS, *often, *settings) as process:
+    with launched(tiny_run, run, *ENDLESS, *often, *settings) as process:
         chosen = targets(process.pid)
         assert chosen
         ranks_ = processes(process.pid, "pretrain.py")
@@ -124,15 +119,15 @@ def test_a_request_to_stop_ends_in_one_complete_checkpoint(
     assert json.loads((run / "status.json").read_text())["state"] == "stopped"
 
 
-def test_a_killed_launchers_ranks_keep_others_out(run_file: Path, tmp_path: Path) -> None:
+def test_a_killed_launchers_ranks_keep_others_out(tiny_run: Path, tmp_path: Path) -> None:
     """SIGKILL of `deepspeed` leaves its ranks at work: who resumes is told so, and how to stop them."""
     run = tmp_path / "run"
-    with launched(run_file, run, *ENDLESS) as process:
+    with launched(tiny_run, run, *ENDLESS) as process:
         process.kill()
         process.wait()
         wait_until(lambda: (run / "checkpoints/latest").exists())
         with ranks(
-            1, command(run_file, run, "--resume", *ENDLESS), tmp_path / "refused"
+            1, command(tiny_run, run, "--resume", *ENDLESS), tmp_path / "refused"
         ) as refused:
             assert refused.wait() == [2]
             assert "is still being written, by process" in refused.output()
@@ -147,24 +142,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Room for one checkpoint and a half."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=240m", "none", str(disk)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=30m", "none", str(disk)], check=True)
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("background", ["false", "true"])
 def test_a_full_disk_costs_no_checkpoint(
-    run_file: Path, small_disk: Path, tmp_path: Path, background: str
+    tiny_run: Path, small_disk: Path, tmp_path: Path, background: str
 ) -> None:
     """Both ranks stop with a paragraph; with room again the run goes on to its end."""
     run, setting = small_disk / "run", ("--set", f"checkpoint.background={background}")
-    with ranks(2, command(run_file, run, *setting), tmp_path / "full") as full:
+    with ranks(2, command(tiny_run, run, *setting), tmp_path / "full") as full:
         assert full.wait() == [2, 2], full.output()
         assert "cannot write the checkpoint" in full.output()
         assert "No space left on device" in full.output()
         assert "Traceback" not in full.output()
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"latest", "step-00000002"}
     subprocess.run(["mount", "-o", "remount,size=1g", str(small_disk)], check=True)
-    with ranks(2, command(run_file, run, "--resume", *setting), tmp_path / "room") as room:
+    with ranks(2, command(tiny_run, run, "--resume", *setting), tmp_path / "room") as room:
         assert room.wait() == [0, 0], room.output()
     assert json.loads(newest(run)["state.json"])["step"] == 6

@@ -9,7 +9,7 @@ from crash.moments import DELAYS_S, Kind, fell
 from ranks import STEPS, command, newest, ranks
 
 SAVES = STEPS // 2
-IN_A_STEP_S = (0.1, 0.3, 0.6)
+IN_A_STEP_S = (0.02, 0.05, 0.1)
 """After a step was logged, or before the first: somewhere in the next one."""
 KINDS = {
     "step": Kind("os.rename", r"/status\.json$", argument=1, most=STEPS),

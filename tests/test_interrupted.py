@@ -6,29 +6,21 @@ from pathlib import Path
 
 import pytest
 from crash.training_moments import TrainingMoment, interrupt, resume
-from ranks import STEPS, command, launch, lines, newest, ranks, tiny_run_file
+from ranks import STEPS, command, launch, lines, newest, ranks
 
 pytestmark = pytest.mark.launched
 
-IN_A_STEP = TrainingMoment("step", 5, "rank 1", 0.3)
+IN_A_STEP = TrainingMoment("step", 5, "rank 1", 0.05)
 """The fifth step, right after the second checkpoint."""
 IN_A_SAVE = TrainingMoment("published", 2, "ranks", 0.0, background=True)
 """Right before the second checkpoint gets its name."""
 
 
 @pytest.fixture(scope="module")
-def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its run is the undisturbed one, to its end."""
-    run_file = tiny_run_file(tmp_path_factory.mktemp("interrupted"))
-    launch(2, command(run_file, run_file.parent / "run"), run_file.parent / "ranks")
-    return run_file
-
-
-@pytest.fixture(scope="module")
-def killed(run_file: Path) -> Path:
+def killed(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed after its second checkpoint; to be copied."""
-    folder = run_file.parent / "killed"
-    interrupt(run_file, folder / "run", IN_A_STEP, folder / "killed")
+    folder = tmp_path_factory.mktemp("interrupted")
+    interrupt(tiny_run, folder / "run", IN_A_STEP, folder / "killed")
     assert (folder / "run/checkpoints/latest").read_text() == "step-00000004\n"
     return folder / "run"
 
@@ -39,37 +31,41 @@ def copy(run: Path, folder: Path) -> Path:
 
 
 def test_a_run_killed_in_a_step_ends_as_if_never_killed(
-    run_file: Path, killed: Path, tmp_path: Path
+    tiny_run: Path, undisturbed_run: Path, killed: Path, tmp_path: Path
 ) -> None:
-    undisturbed = newest(run_file.parent / "run")
-    assert resume(run_file, copy(killed, tmp_path), tmp_path / "resumed") == undisturbed
+    undisturbed = newest(undisturbed_run)
+    assert resume(tiny_run, copy(killed, tmp_path), tmp_path / "resumed") == undisturbed
 
 
-def test_a_run_killed_in_a_save_ends_as_if_never_killed(run_file: Path, tmp_path: Path) -> None:
-    interrupt(run_file, tmp_path / "run", IN_A_SAVE, tmp_path / "killed")
-    undisturbed = newest(run_file.parent / "run")
-    assert resume(run_file, tmp_path / "run", tmp_path / "resumed") == undisturbed
+def test_a_run_killed_in_a_save_ends_as_if_never_killed(
+    tiny_run: Path, undisturbed_run: Path, tmp_path: Path
+) -> None:
+    interrupt(tiny_run, tmp_path / "run", IN_A_SAVE, tmp_path / "killed")
+    undisturbed = newest(undisturbed_run)
+    assert resume(tiny_run, tmp_path / "run", tmp_path / "resumed") == undisturbed
 
 
 def test_a_run_goes_on_with_other_ranks_and_another_stage(
-    run_file: Path, killed: Path, tmp_path: Path
+    tiny_run: Path, undisturbed_run: Path, killed: Path, tmp_path: Path
 ) -> None:
     """The same samples, and losses equal but for rounding."""
     run = copy(killed, tmp_path)
-    on_one_rank = command(run_file, run, "--resume", "--set", "engine.zero_stage=1")
+    on_one_rank = command(tiny_run, run, "--resume", "--set", "engine.zero_stage=1")
     launch(1, on_one_rank, tmp_path / "resumed")
-    for one, two in zip(lines(run), lines(run_file.parent / "run"), strict=True):
+    for one, two in zip(lines(run), lines(undisturbed_run), strict=True):
         assert one["sample_digest"] == two["sample_digest"]
         assert one["losses"] == pytest.approx(two["losses"], rel=1e-3, abs=1e-4)
     assert (run / "changes.jsonl").read_text().count("engine.zero_stage") == 1
 
 
-def test_another_recipe_is_not_resumed_unasked(run_file: Path, tmp_path: Path) -> None:
-    run = copy(run_file.parent / "run", tmp_path)
+def test_another_recipe_is_not_resumed_unasked(
+    tiny_run: Path, undisturbed_run: Path, tmp_path: Path
+) -> None:
+    run = copy(undisturbed_run, tmp_path)
     changed = ("--resume", "--set", "hybrid.weights.oim=2", "--set", f"steps={STEPS}")
-    with ranks(1, command(run_file, run, *changed), tmp_path / "refused") as refused:
+    with ranks(1, command(tiny_run, run, *changed), tmp_path / "refused") as refused:
         assert refused.wait() == [2]
         assert "hybrid.weights.oim 1.0 -> 2.0" in refused.output()
     assert not (run / "changes.jsonl").exists()
-    launch(1, command(run_file, run, *changed, "--allow-change"), tmp_path / "allowed")
+    launch(1, command(tiny_run, run, *changed, "--allow-change"), tmp_path / "allowed")
     assert "hybrid.weights.oim" in (run / "changes.jsonl").read_text()

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import lines, ranks
+from ranks import BACKBONE, lines, ranks
 
 from pipeline.batch import Batch
 from pipeline.errors import run_command
 from tests.batches import make_images
-from tests.by_hand import train_by_hand
+from tests.by_hand import jittered_config, train_by_hand
 from training.checkpoint import MODEL, OPTIMIZER, Checkpoint, CheckpointConfig, Checkpoints
 from training.distributed import rank
 from training.engine import EngineConfig, close_distributed, init_distributed
-from training.hybrid import HybridModel, StepOutput
+from training.hybrid import HybridConfig, HybridModel, StepOutput
+from training.model.backbones.common import BackboneConfig
 
 pytestmark = pytest.mark.launched
 
@@ -33,6 +34,14 @@ def small_batch(step: int) -> Batch:
         step,
         make_images((64, 96), [2, 1], first_position=2 * step),
         make_images((64, 48), [1] * 4, identities, first_position=4 * step),
+    )
+
+
+def small_config() -> HybridConfig:
+    config = jittered_config()
+    backbone = BackboneConfig.model_validate(BACKBONE)
+    return config.model_copy(
+        update={"model": config.model.model_copy(update={"backbone": backbone})}
     )
 
 
@@ -67,7 +76,7 @@ class BrokenRun:
     def train(self, device: torch.device, stage: int, batches: list[Batch]) -> None:
         engine = {**ENGINE, "zero_stage": stage, "max_nonfinite": 2}
         folder = self.folder / f"stage-{stage}"
-        train_by_hand(folder, batches, device, BrokenModel, engine=engine)
+        train_by_hand(folder, batches, device, BrokenModel, hybrid=small_config(), engine=engine)
 
 
 @pytest.fixture(scope="module")
