@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from launch.reporting.curves import how_training_went
 from launch.reporting.data import open_inputs, what_went_in
 from launch.reporting.domains import feature_domains
 from launch.reporting.summary import in_short, read_lines, what_came_out
+from launch.reporting.training import how_training_went
 from pipeline.errors import run_command
 from pipeline.pages import page
 from training.checkpoint import write_atomically
@@ -33,7 +33,7 @@ def main() -> None:
     sections = [
         in_short(run, lines, inputs),
         what_went_in(inputs, sorted(folder.glob("ledger-*.jsonl"))),
-        how_training_went(lines, run.domains),
+        how_training_went(lines),
         feature_domains(run, inputs, arguments.samples),
         what_came_out(folder),
     ]

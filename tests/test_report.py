@@ -11,7 +11,8 @@ from models import tiny_config, tiny_model
 from shardset import canvas_items, scene_items, simple_set, write_shard_set
 
 from launch import export, report
-from launch.reporting.curves import Curves, tenth, trend_table
+from launch.reporting.curves import Curves
+from launch.reporting.training import tenth, trend_table
 from pipeline.config import dump_config
 from pipeline.errors import UserError
 from pipeline.pages.sheet import sample_sheet, spread_samples
