@@ -292,7 +292,9 @@ class ShardSet:
     def protocol(self, name: str) -> pa.Table:
         """Raises UserError if the set has none of this name, or another than its manifest names."""
         if name not in self.manifest.protocols:
-            known = ", ".join(self.manifest.protocols) or "none: it is no test split of a search set"
+            known = (
+                ", ".join(self.manifest.protocols) or "none: it is no test split of a search set"
+            )
             raise UserError(f"{self.url} has no protocol `{name}`; it has {known}.")
         location = self.location.child(protocol_name(name))
         with location.needed():
