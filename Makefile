@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help env env-peers demo test test-crash test-stores test-interop fuzz-sharding bench-sharding bench-stream check \
-	format lock clean
+.PHONY: help env env-peers demo test test-crash test-stores test-interop test-cuda fuzz-sharding bench-sharding bench-stream bench-training \
+	check format lock clean
 
 help:
 	@echo "make demo   everything from nothing: data, shards, pre-training, weights, report"
@@ -16,9 +16,11 @@ help:
 	@echo "make test-crash     kill the sharding job and training runs at seeded moments, fill their disks"
 	@echo "make test-stores    shards on Ceph's S3 and rclone's"
 	@echo "make test-interop   our shards in other tools, their tars in the stream"
+	@echo "make test-cuda      the model, views and a run on a CUDA GPU; fails without one"
 	@echo "make fuzz-sharding  5,000 damaged samples through every adapter"
 	@echo "make bench-sharding figures of the sharding job against its peers"
 	@echo "make bench-stream   figures of the stream against its peers, and of its order"
+	@echo "make bench-training figures of a training step against a plain one, on the GPU if there is one"
 	@echo "make env    the environment alone, in .venv   make env-peers   one more with the peers, in .venv-peers"
 	@echo "make lock   re-resolve requirements.lock   make format   rewrite to the house style"
 
@@ -60,6 +62,9 @@ test-stores: env
 test-interop: env-peers
 	$(PEERS)/bin/python -m pytest tests/interop
 
+test-cuda: env
+	$(BIN)/python -m pytest tests/cuda
+
 fuzz-sharding: env
 	$(BIN)/python tests/fuzz_sharding.py --samples 5000 --seed 0
 
@@ -69,6 +74,9 @@ bench-sharding: env-peers
 bench-stream: env-peers
 	$(PEERS)/bin/python launch/benchmark.py stream
 	$(PEERS)/bin/python launch/benchmark.py order
+
+bench-training: env
+	$(BIN)/python launch/benchmark.py training
 
 # Two ranks of one thread on any machine, GPU or not: the point is to see the whole path in minutes.
 # Called again after an interruption, each step goes on where it was.

@@ -1,7 +1,11 @@
-"""Figures of this machine against targets: python launch/benchmark.py sharding|stream|order [--json FILE]"""
+"""Figures of this machine against targets: python launch/benchmark.py [training|sharding|stream|order]
+
+Without a word it takes all of them in a few minutes: training in full, the others in small.
+"""
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,7 +14,7 @@ from pipeline.errors import run_command
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments if arguments is not None else sys.argv[1:] or ["all"])
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as folder:
         rows = options.command(options, Path(folder))
     print(markdown(rows))
@@ -32,6 +36,16 @@ def _parser() -> argparse.ArgumentParser:
         "order", help="the stream's order alone: scale, fetching, shuffling"
     )
     order.set_defaults(command=_order)
+    training = commands.add_parser("training", help="a training step, on the GPU if there is one")
+    training.add_argument(
+        "--sets",
+        type=Path,
+        metavar="DIR",
+        help="shard sets `scenes` and `crops`; default: drawn ones",
+    )
+    training.set_defaults(command=_training)
+    everything = commands.add_parser("all", help="all of these in a few minutes; the default")
+    everything.set_defaults(command=_all, sets=None)
     for command in commands.choices.values():
         command.add_argument(
             "--json", type=Path, metavar="FILE", help="where to write them as JSON"
@@ -63,6 +77,41 @@ def _order(options: argparse.Namespace, folder: Path) -> list[Row]:
 
     print(shuffling.quality_table(shuffling.FULL), end="\n\n")
     return [*catalogue.catalogue_rows(folder, catalogue.FULL), *fetching.fetching_rows()]
+
+
+def _training(options: argparse.Namespace, folder: Path) -> list[Row]:
+    from launch.benchmarks import training
+
+    return training.run(folder, sets=options.sets)
+
+
+def _all(options: argparse.Namespace, folder: Path) -> list[Row]:
+    """Says what cannot be measured here instead."""
+    rows = []
+    for name, part in (
+        ("training", _training),
+        ("sharding", _sharding_quick),
+        ("stream", _stream_quick),
+    ):
+        place = folder / name
+        place.mkdir()
+        try:
+            rows += part(options, place)
+        except ImportError as error:
+            rows.append(Row(name, None, remark=f"not measured: {error}"))
+    return rows
+
+
+def _sharding_quick(options: argparse.Namespace, folder: Path) -> list[Row]:
+    from launch.benchmarks import bench, sharding
+
+    return sharding.run(folder, bench.QUICK)
+
+
+def _stream_quick(options: argparse.Namespace, folder: Path) -> list[Row]:
+    from launch.benchmarks import stream
+
+    return stream.run(folder, stream.QUICK)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from training.loop import train
 from training.run import PretrainConfig, RunFolder, build_model, require_same_start
 from training.schedule import build_optimizer
 from training.signals import EXIT_STOPPED
+from training.speed import prepare
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,6 +63,7 @@ def main() -> None:
     device = init_distributed(config.engine)
     require_same_start(start, device)
     model = build_model(config, stream.identities, stream.domains, load_weights=start is None)
+    prepare(model.search, config.engine.speed)
     if is_main():
         if start is not None and changes is not None:
             folder.checkpoints(config.checkpoint).recover(start)
@@ -71,7 +73,11 @@ def main() -> None:
             folder.record_weights(model.search.first_weights)
     global_batch = config.stream.scene_batch + config.stream.canvas_batch
     optimizer = build_optimizer(
-        model, config.optimiser, global_batch, model.constant_lr_parameters()
+        model,
+        config.optimiser,
+        global_batch,
+        model.constant_lr_parameters(),
+        fused=device.type == "cuda",
     )
     tracked = model.running_statistics()
     engine = Engine(model, optimizer, config.engine, device, global_batch, tracked)

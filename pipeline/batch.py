@@ -39,6 +39,16 @@ class View:
 
 
 @dataclass(frozen=True)
+class Persons:
+    """Copies on the host: counts and indices made of them need not wait for a GPU."""
+
+    image: Tensor
+    """(P,)"""
+    use: Tensor
+    """(2, P) in each view."""
+
+
+@dataclass(frozen=True)
 class Images:
     """Scenes or canvases in two views. The same person has the same row in both."""
 
@@ -57,6 +67,15 @@ class Images:
     """(N,) sample keys."""
     unrendered: Unrendered | None = None
     """Mode device: what `to` makes the views' pixels from, on that device; all else is there before."""
+    host_persons: Persons | None = None
+    """Kept by `to`."""
+
+    def persons(self) -> Persons:
+        """On the host; waits for the device if these images were made there."""
+        if self.host_persons is not None:
+            return self.host_persons
+        use = torch.stack([view.use for view in self.views])
+        return Persons(self.image.cpu(), use.cpu())
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "Images":
         """The same on `device`, with pixels."""
@@ -76,6 +95,7 @@ class Images:
             person=move(self.person),
             identity=move(self.identity),
             unrendered=self.unrendered and self.unrendered.to(device, non_blocking),
+            host_persons=self.persons(),
         )
         return moved if moved.unrendered is None else _with_pixels(moved, moved.unrendered)
 

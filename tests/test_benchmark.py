@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from launch import benchmark
-from launch.benchmarks import bench, catalogue, fetching, planning, shuffling, stream
+from launch.benchmarks import (
+    bench,
+    catalogue,
+    fetching,
+    planning,
+    shuffling,
+    stream,
+    training,
+    training_work,
+)
 
 SHARDING = (
     "header over webdataset's TarWriter",
@@ -30,6 +39,10 @@ STREAM = (
     "scenes `fast`: the stream's CPU above the bare work's",
     "ours over torchvision v2 in webdataset, wall",
     "peak memory of one of 8 ranks at the paper's sizes, above imports",
+)
+TRAINING = (
+    "largest difference of 12 losses, ours to plain, fp32",
+    "ours fp32 over plain fp32",
 )
 ORDER = (
     "20,000 samples in 2,000 shards, a rank of 1,024: opened anywhere, to its first place, CPU",
@@ -66,6 +79,19 @@ def test_the_table_of_the_order_has_every_row(
         monkeypatch.setattr(fetching, name, replace(getattr(fetching, name), slots=2))
     shown = _check(["order"], ORDER, tmp_path, capsys)
     assert "| ours, blocks of 4 (default) |" in shown
+
+
+def test_the_table_of_training_says_what_is_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "SMALL", training_work.TOY)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    shown = _check(["training"], TRAINING, tmp_path, capsys)
+    assert "DeepSpeed's engine; not measured: ModuleNotFoundError" in shown
+    assert "views `device`: waits for data" in shown
+    (difference,) = (line for line in shown.splitlines() if TRAINING[0] in line)
+    assert difference.endswith("| yes |")
 
 
 def _check(

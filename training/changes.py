@@ -19,6 +19,7 @@ FREE = (
     "engine.accumulation",
     "engine.threads",
     "engine.timeout_s",
+    "engine.speed.*",
     "engine.max_nonfinite",
     "stream.threads",
     "stream.workers",

@@ -21,6 +21,7 @@ from pipeline.config import Config
 from training.checkpoint import Checkpoint
 from training.distributed import all_reduce_sum, world_size
 from training.hybrid import StepOutput
+from training.speed import SpeedConfig, choose_kernels
 
 UNSHARDED = {"step"}
 """Optimizer state that is a number, not a tensor of its parameter's shape."""
@@ -39,6 +40,7 @@ class EngineConfig(Config):
     """PyTorch's CPU threads a rank; None: PyTorch's own choice."""
     deterministic: bool = False
     """Deterministic algorithms only: bit-equal on one machine type, slower on GPUs."""
+    speed: SpeedConfig = SpeedConfig()
     max_nonfinite: int = Field(default=10, ge=0)
     """Steps of the last 1,000 that may be skipped because a loss or the gradient was not finite."""
     timeout_s: int = Field(default=600, gt=0)
@@ -82,6 +84,7 @@ def init_distributed(config: EngineConfig) -> torch.device:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
+        choose_kernels(config.speed, config.deterministic)
     deepspeed.init_distributed(
         dist_backend="nccl" if gpu else "gloo",
         auto_mpi_discovery=False,
@@ -302,9 +305,11 @@ class Engine:
         """DeepSpeed makes its shards in the first step: make them now, empty, then fill this rank's part."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
-        for flat, members in self._shards():
+        for group, (flat, members) in zip(self.optimizer.param_groups, self._shards()):
             for field, value in state[self._names[members[0]]].items():
                 number = field in UNSHARDED
+                if number and group.get("fused"):  # counts where the parameters are
+                    value = value.to(flat.device)
                 self.optimizer.state[flat][field] = (
                     value.clone() if number else torch.zeros_like(flat)
                 )

@@ -51,9 +51,16 @@ def lr_factor(config: OptimiserConfig, step: int, steps: int, constant: bool = F
 
 
 def build_optimizer(
-    model: nn.Module, config: OptimiserConfig, global_batch: int, constant_lr: Collection[str] = ()
+    model: nn.Module,
+    config: OptimiserConfig,
+    global_batch: int,
+    constant_lr: Collection[str] = (),
+    fused: bool = False,
 ) -> Optimizer:
-    """Every trainable parameter in one of up to four groups; `constant_lr` holds parameter names."""
+    """Every trainable parameter in one of up to four groups; `constant_lr` holds parameter names.
+
+    fused: one kernel for many parameters, for GPUs; the state is the same.
+    """
     unknown = set(constant_lr) - {name for name, _ in model.named_parameters()}
     if unknown:
         raise ValueError(f"no such parameters: {sorted(unknown)}")
@@ -74,8 +81,8 @@ def build_optimizer(
         for (decayed, constant), parameters in members.items()
     ]
     if config.kind == "sgd":
-        return SGD(groups, lr=lr, momentum=config.momentum)
-    return AdamW(groups, lr=lr, betas=(config.momentum, 0.999))
+        return SGD(groups, lr=lr, momentum=config.momentum, fused=fused)
+    return AdamW(groups, lr=lr, betas=(config.momentum, 0.999), fused=fused)
 
 
 def set_lr(optimizer: Optimizer, config: OptimiserConfig, step: int, steps: int) -> float:

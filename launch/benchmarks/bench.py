@@ -28,6 +28,7 @@ class Scale:
 
 
 FULL = Scale()
+QUICK = Scale(pictures=100, names=2, crops=240, shard_crops=60, rounds=3, sessions=1)
 TOY = Scale(
     pictures=4,
     names=1,

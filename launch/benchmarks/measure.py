@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import psutil
-
 Work = Callable[[], int]
 """Does something to a number of images, and returns that number."""
 
@@ -35,7 +33,8 @@ class Row:
     """One line of a table of figures."""
 
     what: str
-    figure: Spread
+    figure: Spread | None
+    """None: not measured, the remark says why."""
     unit: str = ""
     target: float | None = None
     """None: for information."""
@@ -44,7 +43,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        if self.target is None:
+        if self.target is None or self.figure is None:
             return None
         above = self.figure.median >= self.target
         return above if self.better == "higher" else self.figure.median <= self.target
@@ -72,6 +71,8 @@ def measured(work: Work) -> Cost:
 
 def _cpu_seconds() -> float:
     """Of this process, to the nanosecond, and of all below it, to a hundredth of a second."""
+    import psutil
+
     total = time.process_time()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -133,9 +134,7 @@ def one_core() -> Iterator[None]:
 def markdown(rows: Sequence[Row]) -> str:
     lines = ["| figure | median (least to most) | target | met |", "|---|---|---|---|"]
     for row in rows:
-        shown = _number(row.figure.median)
-        if row.figure.low != row.figure.high:
-            shown += f" ({_number(row.figure.low)} to {_number(row.figure.high)})"
+        shown = "" if row.figure is None else _shown(row.figure)
         sign = "at least" if row.better == "higher" else "at most"
         target = "" if row.target is None else f"{sign} {_number(row.target)}"
         met = {True: "yes", False: "no", None: ""}[row.met]
@@ -145,7 +144,15 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [{**vars(row), "figure": row.figure._asdict(), "met": row.met} for row in rows]
+    return [
+        {**vars(row), "figure": row.figure and row.figure._asdict(), "met": row.met} for row in rows
+    ]
+
+
+def _shown(figure: Spread) -> str:
+    if figure.low == figure.high:
+        return _number(figure.median)
+    return f"{_number(figure.median)} ({_number(figure.low)} to {_number(figure.high)})"
 
 
 def _number(value: float) -> str:

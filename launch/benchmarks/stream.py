@@ -66,6 +66,9 @@ class Scale:
 
 
 FULL = Scale()
+QUICK = Scale(
+    scenes=160, crops=160, looped=32, batches=5, skipped=5, slow_skipped=1, slow_batches=1, rounds=2
+)
 TOY = Scale(
     scenes=12,
     crops=8,

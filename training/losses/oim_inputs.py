@@ -48,7 +48,8 @@ def table_rows(out: SearchOutput, images: Images, order: int) -> TableRows:
     key = torch.stack(
         [torch.full_like(row, order), images.position[image], images.person[row]], dim=1
     )
-    numbers = torch.tensor([_key_number(k) for k in images.keys]).to(row)
+    numbers = torch.tensor([_key_number(k) for k in images.keys], dtype=row.dtype)
+    numbers = numbers.to(row.device, non_blocking=True)
     instance = numbers[image] + images.person[row]
     return TableRows(unit(total), images.identity[row], instance, key)
 

@@ -177,13 +177,14 @@ class RegionProposals(nn.Module):
         boxes = clip(boxes.view(*index.shape, 4), size)
         proposals = boxes.new_zeros((len(boxes), most, 4))
         real = torch.zeros(proposals.shape[:2], dtype=torch.bool, device=boxes.device)
-        for i in range(len(boxes)):
-            large = (boxes[i, :, 2:] - boxes[i, :, :2] >= MIN_PROPOSAL_PX).all(1)
-            kept = boxes[i, large]
-            kept = kept[nms(kept, scores[i, large], self.config.nms_iou)[:most]]
-            proposals[i, : len(kept)] = kept
-            real[i, : len(kept)] = True
-        return proposals, real
+        large = (boxes[..., 2:] - boxes[..., :2] >= MIN_PROPOSAL_PX).all(-1)
+        # the small ones come last, so they suppress nothing and no image has a shape of its own
+        scores = scores.masked_fill(~large, -torch.inf)
+        for i in range(len(boxes)):  # all images as one would compare all pairs of boxes
+            kept = nms(boxes[i], scores[i], self.config.nms_iou)[:most]
+            proposals[i, : len(kept)] = boxes[i, kept]
+            real[i, : len(kept)] = large[i, kept]
+        return proposals * real[..., None], real
 
 
 class RoiSampler:

@@ -7,6 +7,7 @@ D embedding.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
@@ -105,12 +106,18 @@ class PersonSearch(nn.Module):
             else LinearClassifier(channels[1])
         )
         self.trunk_channels, self.head_channels = channels
+        self.roi_multiple = 1
+        """Boxes without a weight fill a forward's RoIs up to a multiple of this: few shapes."""
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD) * 255, persistent=False)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 RGB -> (N, 3, H, W), ImageNet's mean and deviation."""
-        return ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
+        normal = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
+        device = pixels.device.type
+        if torch.is_autocast_enabled(device):  # what the first convolution would make of it
+            return normal.to(torch.get_autocast_dtype(device))
+        return normal
 
     def forward(self, images: Images, kind: Kind) -> SearchOutput:
         """Both views of scenes or canvases through the whole model, as one batch."""
@@ -127,9 +134,15 @@ class PersonSearch(nn.Module):
         sampled_image = torch.arange(n, device=image.device).repeat_interleave(q)
         boxes = torch.cat([rois.boxes.reshape(-1, 4), match_boxes.to(rois.boxes.dtype)])
         weights = torch.cat([rois.weights.reshape(-1), rois.weights.new_ones(len(image))])
+        image = torch.cat([sampled_image, image])
+        count = len(image)
+        fill = -count % self.roi_multiple
+        if fill:
+            boxes, image = F.pad(boxes, (0, 0, 0, fill)), F.pad(image, (0, fill))
+            weights = F.pad(weights, (0, fill))
         with self.norms.using(kind, weights):
-            features = self.roi_features(maps, boxes, torch.cat([sampled_image, image]))
-        sampled, matched = features.rows(slice(n * q)), features.rows(slice(n * q, None))
+            features = self.roi_features(maps, boxes, image)
+        sampled, matched = features.rows(slice(n * q)), features.rows(slice(n * q, count))
         exact = torch.autocast(maps.device.type, enabled=False)
         with exact, self.norms.using(kind, weights[: n * q]):
             logits = self.classifier(sampled.embedding, sampled.pooled)
@@ -163,7 +176,7 @@ class PersonSearch(nn.Module):
 
 def _match_boxes(images: Images) -> tuple[Tensor, Tensor, Tensor]:
     """View, row and box of every person in each view that it may be matched in."""
-    use = torch.stack([view.use for view in images.views])
     boxes = torch.stack([view.boxes for view in images.views])
-    view, row = (use == Use.MATCH).nonzero(as_tuple=True)
+    found = (images.persons().use == Use.MATCH).nonzero().T.contiguous()
+    view, row = found.to(boxes.device, non_blocking=True)
     return view, row, boxes[view, row]

@@ -11,7 +11,8 @@ def draw(seed: int, *columns: Tensor | int) -> Tensor:
     """Draws in [0, 2**BITS), one for each row of the broadcast int64 columns."""
     value = torch.as_tensor(seed, dtype=torch.int64)
     for column in columns:
-        value = _mix(value.to(_device(column)) ^ torch.as_tensor(column, dtype=torch.int64))
+        value = value.to(_device(column), non_blocking=True)
+        value = _mix(value ^ torch.as_tensor(column, dtype=torch.int64))
     return value & ((1 << BITS) - 1)
 
 

@@ -37,9 +37,10 @@ class GroundTruth:
     def of(cls, images: Images) -> "GroundTruth":
         num_images, persons = len(images.keys), len(images.image)
         device = images.image.device
-        per_image = torch.bincount(images.image, minlength=num_images)
+        host = images.persons().image
+        per_image = torch.bincount(host, minlength=num_images)
         first = per_image.cumsum(0) - per_image
-        slot = torch.arange(persons, device=device) - first[images.image]
+        slot = (torch.arange(persons) - first[host]).to(device, non_blocking=True)
         most = int(per_image.max()) if persons else 0
         shape = (2 * num_images, max(most, 1))
         boxes = images.views[0].boxes.new_zeros((*shape, 4))

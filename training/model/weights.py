@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
@@ -62,6 +61,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"`backbone.weights`: there is no file {path}.")
     try:
         if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # the benchmark runs without it
+
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler and safetensors each raise kinds of their own
