@@ -97,7 +97,7 @@ def _all(options: argparse.Namespace, folder: Path) -> list[Row]:
         place.mkdir()
         try:
             rows += part(options, place)
-        except ImportError as error:
+        except ImportError as error:  # Ray, say
             rows.append(Row(name, None, remark=f"not measured: {error}"))
     return rows
 

@@ -7,6 +7,7 @@ where a package for them is absent.
 import platform
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,16 +17,15 @@ from launch.benchmarks import training_data
 from launch.benchmarks.measure import Cost, Row, exactly, in_turns, per_second, ratio, spread
 from launch.benchmarks.training_parts import flops, part_rows, wait_rows
 from launch.benchmarks.training_step import (
-    ON_CPU,
-    ON_GPU,
     OURS,
     PLAIN,
     Trainer,
     Variant,
     ceilings,
-    choose_kernels,
+    variants,
 )
 from launch.benchmarks.training_work import PAPER, SMALL, Scale
+from training.speed import choose_kernels
 
 ON_CPU_OVER_PLAIN, ON_GPU_OVER_PLAIN = 1.5, 3.0
 MOST_DIFFERENCE = 1e-4
@@ -38,9 +38,9 @@ def run(folder: Path, scale: Scale | None = None, sets: Path | None = None) -> l
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     scale = scale or (PAPER if on_gpu else SMALL)
-    print(f"{hardware()}\n{shapes(scale)}\n", flush=True)
-    rows = [difference_row(folder, scale, device)]
-    trainers, broken = _trainers(folder, scale, ON_GPU if on_gpu else ON_CPU, device)
+    rows = [Row("measured on", None, remark=hardware()), Row("a step", None, remark=shapes(scale))]
+    rows.append(difference_row(folder, scale, device))
+    trainers, broken = _trainers(folder, scale, variants(device), device)
     costs = in_turns({t.variant.name: t.turn for t in trainers}, scale.rounds)
     rows += [*speed_rows(trainers, costs, device), *broken]
     rows += peak_rows(trainers)
@@ -101,11 +101,11 @@ def difference_row(folder: Path, scale: Scale, device: torch.device) -> Row:
 
 
 def _trainers(
-    folder: Path, scale: Scale, variants: tuple[Variant, ...], device: torch.device
+    folder: Path, scale: Scale, wanted: tuple[Variant, ...], device: torch.device
 ) -> tuple[list[Trainer], list[Row]]:
     """Those that can take a step here, and rows that say why the others cannot."""
     trainers, broken = [], []
-    for variant in variants:
+    for variant in wanted:
         try:
             trainer = Trainer(folder, scale, variant, device)
             trainer.turn()
@@ -180,8 +180,8 @@ def _explained(trainers: list[Trainer]) -> list[Trainer]:
 
 def engine_rows(folder: Path, scale: Scale, variant: Variant, device: torch.device) -> list[Row]:
     """The same step through `training.engine`, in a process of its own: a process group stays its own."""
-    import deepspeed  # noqa: F401  absent: the caller says so
-
+    if find_spec("deepspeed") is None:
+        raise ModuleNotFoundError("deepspeed is not installed")
     with ProcessPoolExecutor(1, get_context("spawn")) as processes:
         rates = processes.submit(_engine_rates, folder, scale, variant, device.type).result()
     return [Row(f"{variant.name}, through DeepSpeed's engine", spread(rates), "images/s")]
@@ -203,7 +203,7 @@ def _engine_rates(folder: Path, scale: Scale, variant: Variant, device: str) -> 
 def _or_absent(what: str, rows: Callable[[], list[Row]]) -> list[Row]:
     try:
         return rows()
-    except ImportError as error:
+    except Exception as error:  # a package that is absent, most often; what was measured is kept
         return [_not_measured(what, error)]
 
 

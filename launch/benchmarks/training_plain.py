@@ -73,6 +73,8 @@ class PlainForward:
         return SearchOutput(
             torch.cat([first.maps, second.maps]),
             anchors,
+            torch.cat([first.proposals, second.proposals]),
+            torch.cat([first.real, second.real]),
             rois,
             sampled,
             logits.view(shape),
@@ -124,6 +126,7 @@ class PlainForward:
         return _View(
             maps,
             _stacked(sampled_anchors),
+            *self._padded(proposals),
             _stacked(rois),
             (res4[is_roi], pooled[is_roi]),
             (res4[~is_roi], pooled[~is_roi]),
@@ -144,6 +147,13 @@ class PlainForward:
             kept = nms(boxes, scores, self.config.nms_iou)[: self.config.proposals]
             found.append(boxes[kept])
         return found
+
+    def _padded(self, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """For the statistics."""
+        most = max(map(len, proposals))
+        boxes = [F.pad(each, (0, 0, 0, most - len(each))) for each in proposals]
+        counts = torch.tensor([[len(each)] for each in proposals], device=boxes[0].device)
+        return torch.stack(boxes), torch.arange(most, device=counts.device) < counts
 
     def _anchors(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, truth: "_Truth", quota: int
@@ -193,6 +203,8 @@ class _View:
 
     maps: Tensor
     anchors: SampledAnchors
+    proposals: Tensor
+    real: Tensor
     rois: SampledRois
     sampled: tuple[Tensor, Tensor]
     """RoIAlign's output and the last stage's, of the RoIs."""

@@ -36,17 +36,25 @@ class Variant:
 
 
 PLAIN, OURS = Variant("plain fp32", plain=True), Variant("ours fp32")
-ON_CPU = (PLAIN, OURS, Variant("ours bf16", bf16=True))
+BF16 = Variant("ours bf16", bf16=True)
 ON_GPU = (
     PLAIN,
     OURS,
     Variant("plain TF32", SpeedConfig(tf32=True), plain=True),
     Variant("ours TF32", SpeedConfig(tf32=True)),
-    Variant("ours bf16", bf16=True),
+    BF16,
     Variant("+ channels_last", SpeedConfig(channels_last=True), bf16=True),
     Variant("+ roi_multiple 64", SpeedConfig(channels_last=True, roi_multiple=64), bf16=True),
     Variant("+ compile", SpeedConfig(channels_last=True, roi_multiple=64, compile=True), bf16=True),
 )
+
+
+def variants(device: torch.device) -> tuple[Variant, ...]:
+    """In the order in which settings are added. bf16 on a CPU only where its convolutions are fast."""
+    if device.type == "cuda":
+        return ON_GPU
+    wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return (PLAIN, OURS, BF16) if wide else (PLAIN, OURS)
 
 
 class Trainer:
