@@ -20,6 +20,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image, nms, remove_small_boxe
 from pipeline.batch import Images, Use
 from training.model.backbones.common import STRIDE
 from training.model.detector import (
+    JITTER_PROPOSALS,
     MIN_PROPOSAL_PX,
     ROI_BOX_WEIGHTS,
     RPN_BOX_WEIGHTS,
@@ -150,7 +151,7 @@ class PlainForward:
 
     def _padded(self, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         """For the statistics."""
-        most = max(map(len, proposals))
+        most = max(self.config.proposals, JITTER_PROPOSALS)
         boxes = [F.pad(each, (0, 0, 0, most - len(each))) for each in proposals]
         counts = torch.tensor([[len(each)] for each in proposals], device=boxes[0].device)
         return torch.stack(boxes), torch.arange(most, device=counts.device) < counts

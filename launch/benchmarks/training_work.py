@@ -26,6 +26,7 @@ class Scale:
     """Height and width, multiples of 32: what torchvision's transform pads to."""
     rois: int
     """Sampled a view; anchors are 256."""
+    roi_size: tuple[int, int] = (14, 14)
     backbone: Literal["resnet18", "resnet50"] = "resnet50"
     persons: int = 8
     """In a scene."""
@@ -67,6 +68,7 @@ TOY = Scale(
     scene_size=(64, 96),
     canvas_size=(64, 32),
     rois=4,
+    roi_size=(4, 4),
     backbone="resnet18",
     persons=2,
     proposals=(64, 16),
@@ -96,6 +98,7 @@ def made_model(folder: Path, scale: Scale, proposal_source: str = "rpn") -> Hybr
                     "proposals_before_nms": before,
                     "proposals": after,
                     "proposal_source": proposal_source,
+                    "roi_size": scale.roi_size,
                     "scenes": quota,
                     "canvases": quota,
                 },
