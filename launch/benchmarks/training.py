@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from launch.benchmarks import training_data
 from launch.benchmarks.measure import Cost, Row, exactly, in_turns, per_second, ratio, spread
 from launch.benchmarks.training_parts import flops, part_rows, wait_rows
 from launch.benchmarks.training_step import (
@@ -52,6 +51,8 @@ def run(folder: Path, scale: Scale | None = None, sets: Path | None = None) -> l
     choose_kernels(fastest.variant.speed, deterministic=False)
 
     def waiting() -> list[Row]:
+        from launch.benchmarks import training_data  # and with it OpenCV and the like
+
         return training_data.wait_rows(
             sets or training_data.write_sets(folder / "data", scale), fastest
         )
