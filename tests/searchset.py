@@ -1,15 +1,23 @@
-"""Shard sets of the miniature's person-search benchmarks, written in this process."""
+"""Shard sets of the miniature's person-search benchmarks, and a run whose model searches in them."""
 
 from pathlib import Path
 
+from models import tiny_config
+from shardset import simple_set
+
+from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.shards import Manifest
 from pipeline.stores.store import Location
+from pipeline.stream import Stream
 from sharding.convert import Conversion
 from sharding.datasets import ADAPTERS
 from sharding.output import finish
 from sharding.plan import PlanConfig, make_plan
 from sharding.source import Source
 from sharding.writer import ShardJob, write_shard
+from training.checkpoint import State
+from training.model.person_search import PersonSearch
+from training.run import PretrainConfig, RunFolder, build_model
 
 MEMORY_BYTES = 1 << 30
 TEST_SPLITS = {"prw": "test", "cuhk_sysu": "test", "posetrack21": "val"}
@@ -25,3 +33,22 @@ def write_search_set(miniature: Path, name: str, out: Path, **settings: object) 
     for shard in plan.shards:
         write_shard(ShardJob(conversion, shard, str(out), plan.hash, plan.description()))
     return finish(Location(str(out)), plan, adapter, listing)
+
+
+def write_run(folder: Path, model: PersonSearch, scene_size: tuple[int, int] = (64, 96)) -> Path:
+    """The folder of a run that has trained `model`."""
+    stream = StreamConfig(
+        scenes=(MixtureEntry(shards=simple_set(folder / "data", "detection", 1, 2), weight=1),),
+        scene_batch=2,
+        scene_size=scene_size,
+    )
+    run = folder / "run"
+    hybrid = tiny_config().model_copy(update={"model": model.config})
+    config = PretrainConfig(run=str(run), steps=7, stream=stream, hybrid=hybrid)
+    opened = Stream.open(config.stream)
+    RunFolder(run).create(config, opened)
+    whole = build_model(config, opened.identities, opened.domains)
+    whole.search.load_state_dict(model.state_dict())
+    state = State(step=7, images=14, stream_digest="", tables_digest="", sample_digest="")
+    RunFolder(run).checkpoints(config.checkpoint).write(state, whole.state_dict(), {})
+    return run

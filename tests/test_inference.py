@@ -16,9 +16,12 @@ from training.model.person_search import PersonSearch
 SIZE = (64, 96)
 
 
-def trained_model() -> PersonSearch:
+def trained_model(**detector: object) -> PersonSearch:
     """Random weights whose statistics and scores differ from image to image."""
-    model = tiny_model(tiny_config()).search
+    config = tiny_config()
+    changed = config.model.detector.model_copy(update=detector)
+    search = config.model.model_copy(update={"detector": changed})
+    model = tiny_model(config.model_copy(update={"model": search})).search
     torch.manual_seed(3)
     for name, buffer in model.named_buffers():
         if name.endswith("running_var") and "canvas" not in name:

@@ -20,7 +20,7 @@ from pipeline.pages.style import LINK_STYLE, MARK_COLOURS, STYLE
 from pipeline.rendering.decode import MOST_HALVINGS, decode, image_size
 
 Cell = str | int | float | None
-MarkKind = Literal["identity", "unlabelled", "ignore", "match", "detect"]
+MarkKind = Literal["identity", "unlabelled", "ignore", "match", "detect", "right", "wrong"]
 MARK_NAMES: dict[MarkKind, str] = {
     "identity": "person with identity",
     "unlabelled": "person, unlabelled",

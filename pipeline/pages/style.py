@@ -78,6 +78,10 @@ background:#000c;color:#fff;white-space:nowrap}
 .mark span.left{left:auto;right:0}
 .mark.match{border:2.5px solid var(--k,#ffb000);box-shadow:0 0 0 1px #000a,inset 0 0 0 1px #0008}
 .mark.detect{border:2px dashed var(--k,#46c3ff);outline:1px solid #0006}
+.mark.right{border:3px solid #5fe38c;box-shadow:0 0 0 1px #000a}
+.mark.right span{background:#0a5c2b}
+.mark.wrong{border:2.5px dashed #ff7a66;box-shadow:0 0 0 1px #0008}
+.mark.wrong span{background:#8c1d0d}
 .mark.link>span{background:var(--k);color:#000;font-weight:650}
 .sheet .pair{margin-bottom:14px}
 .views{display:flex;gap:4px}

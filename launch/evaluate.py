@@ -1,0 +1,105 @@
+"""The numbers of a person-search benchmark: python launch/evaluate.py --weights RUN --data SHARDS --out DIR
+
+On several GPUs: deepspeed launch/evaluate.py with the same arguments. Killed, it goes on where it was.
+DIR gets results.json, report.html and queries/PROTOCOL.parquet.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.evaluation.ranks import choose_device, fill, wait_for_others
+from launch.evaluation.record import describe, warnings, write_queries
+from launch.evaluation.report import report
+from pipeline.config import apply_override, parse_config
+from pipeline.errors import UserError, run_command
+from pipeline.samples import SampleReader
+from pipeline.shards import ShardSet
+from training.checkpoint import write_atomically
+from training.engine import launched_rank, launched_world_size
+from training.evaluation.benchmarks import benchmark_of
+from training.evaluation.detections import (
+    EvaluationConfig,
+    Evaluator,
+    gather,
+    make_plan,
+)
+from training.evaluation.protocols import query_boxes
+from training.evaluation.results import console_table, outcome
+from training.evaluation.weights import load_weights
+
+
+def parse_arguments() -> argparse.Namespace:
+    style = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
+    parser.add_argument(
+        "--weights", required=True, help="run folder, or RUN/checkpoints/step-* for one of it"
+    )
+    parser.add_argument("--data", required=True, help="URL of the test split's shard set")
+    parser.add_argument(
+        "--protocol", action="append", help="such as TestG100, again for more; default: all"
+    )
+    parser.add_argument(
+        "--across-cameras", action="store_true", help="PRW: also without the query's camera"
+    )
+    parser.add_argument("--out", required=True, help="folder of this evaluation")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="a setting")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    config = read_settings(arguments.set)
+    shard_set = ShardSet(arguments.data)
+    tables = {name: shard_set.protocol(name) for name in shard_set.manifest.protocols}
+    chosen = arguments.protocol or list(tables)
+    wanted = {name: tables[name] if name in tables else shard_set.protocol(name) for name in chosen}
+    require_search_set(shard_set)
+    reader, weights = SampleReader(shard_set), load_weights(arguments.weights)
+    queries, out = query_boxes(tables.values()), Path(arguments.out)
+    plan = make_plan(reader, weights, config, queries, out)
+    device = choose_device()
+    weights.model.to(device)
+
+    rank, world_size = launched_rank(), launched_world_size()
+    fill(Evaluator(plan, reader, weights, config, queries), rank, world_size)
+    if rank != 0:
+        return
+    wait_for_others(plan)
+    width = weights.model.config.heads.embedding
+    benchmark = benchmark_of(shard_set.manifest.dataset)
+    found = outcome(
+        gather(plan, width), wanted, queries, benchmark, config, arguments.across_cameras
+    )
+    results = {**describe(weights, shard_set, config, device), **found.summary()}
+    write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")
+    write_queries(found, out / "queries")
+    notes = warnings(results)
+    write_atomically(out / "report.html", report(results, found, reader, notes))
+    print(console_table(results))
+    for warning in notes:
+        print(f"note: {warning}")
+    print(f"{out / 'results.json'}\n{out / 'report.html'}")
+
+
+def read_settings(overrides: Sequence[str]) -> EvaluationConfig:
+    """Raises UserError."""
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(tree, override)
+    return parse_config(EvaluationConfig, tree, "--set")
+
+
+def require_search_set(shard_set: ShardSet) -> None:
+    if not shard_set.manifest.protocols:
+        raise UserError(
+            f"{shard_set.url} has no protocol: it holds {shard_set.manifest.dataset}/"
+            f"{shard_set.manifest.split}. Evaluation takes prw/test, cuhk_sysu/test or posetrack21/val."
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,82 @@
+"""What was evaluated and on what, for the record; and what keeps its numbers from being the benchmark's."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.shards import Manifest, ShardSet, parquet_bytes
+from training.evaluation.detections import EvaluationConfig, write_whole
+from training.evaluation.results import Outcome
+from training.evaluation.weights import Weights
+from training.run import git_commit
+
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "simplejpeg")
+
+
+def describe(
+    weights: Weights, shard_set: ShardSet, config: EvaluationConfig, device: torch.device
+) -> dict[str, Any]:
+    """What was evaluated, on what, by what: the same for any number of ranks."""
+    manifest = shard_set.manifest
+    settings = config.model_dump(mode="json") | {"size": list(config.size or weights.size)}
+    gpu = device.type == "cuda"
+    return {
+        "weights": {"run": weights.run, "step": weights.step, "sha256": weights.sha256},
+        "data": {
+            "dataset": manifest.dataset,
+            "split": manifest.split,
+            "manifest_sha256": shard_set.manifest_sha256,
+            "generation": manifest.generation,
+            "samples": manifest.samples,
+            "quarantined": manifest.quarantined,
+            "differs_from_published": differing_counts(manifest),
+        },
+        "settings": settings,
+        "environment": {
+            "device": torch.cuda.get_device_name(device) if gpu else "cpu",
+            "packages": {name: version(name) for name in PACKAGES},
+            "commit": git_commit(),
+        },
+    }
+
+
+def differing_counts(manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {"what": check.what, "published": check.published, "found": check.found}
+        for check in manifest.counts
+        if check.published != check.found
+    ]
+
+
+def warnings(results: dict[str, Any]) -> list[str]:
+    """What keeps the numbers from being the benchmark's."""
+    found = []
+    unreadable, data = results["images"]["unreadable"], results["data"]
+    if unreadable:
+        first = unreadable[0]
+        found.append(
+            f"{len(unreadable)} images could not be read, {first['key']} for one: {first['reason']}. "
+            "Nobody is found in them, and who is known to be there counts as missed."
+        )
+    if data["quarantined"]:
+        found.append(f"{data['quarantined']} images of the release are not in the shard set.")
+    if differs := data["differs_from_published"]:
+        counts = (f"{one['found']:,} {one['what']} of {one['published']:,}" for one in differs)
+        found.append(f"this is not the release as published: {', '.join(counts)}.")
+    for name, one in results["search"].items():
+        if lost := len(one["queries_without_match"]):
+            found.append(
+                f"{name}: {lost} queries have no match in their gallery, and do not count."
+            )
+        if lost := len(one["queries_unreadable"]):
+            found.append(f"{name}: the images of {lost} queries could not be read; their AP is 0.")
+    return found
+
+
+def write_queries(found: Outcome, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in found.protocols:
+        name = one.name.replace(", ", "-").replace(" ", "-")
+        write_whole(folder / f"{name}.parquet", parquet_bytes(one.table()))

@@ -1,0 +1,300 @@
+"""launch/evaluate.py: the numbers of a whole benchmark, on ranks, through kills, past damaged images."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from ranks import launch, ranks
+from searchset import write_run, write_search_set
+from sklearn.metrics import average_precision_score
+from test_evaluation import literal_iou
+from test_inference import trained_model
+
+from launch import evaluate
+from pipeline.errors import UserError, run_command
+from pipeline.samples import SampleReader
+from pipeline.shards import ShardSet
+from training.evaluation.detections import Plan, gather
+from training.evaluation.weights import load_weights
+
+CHUNK = 2
+WIDTH = 256
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The script with these arguments, in a process of its own."""
+
+    arguments: tuple[str, ...]
+
+    def __call__(self) -> None:
+        sys.argv = ["evaluate.py", *self.arguments]
+        run_command(evaluate.main)
+
+
+@dataclass(frozen=True)
+class Setup:
+    run: Path
+    data: Path
+    root: Path
+
+    def arguments(self, out: Path, *more: str) -> tuple[str, ...]:
+        named = ("--weights", str(self.run), "--data", str(self.data), "--out", str(out))
+        return (*named, "--set", f"chunk={CHUNK}", "--across-cameras", *more)
+
+
+@pytest.fixture(scope="module")
+def setup(miniature: tuple[Path, object], tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    root = tmp_path_factory.mktemp("evaluate")
+    write_search_set(miniature[0], "prw", root / "prw", shard_bytes=60_000)
+    # so many boxes all over the image that some are around people
+    model = trained_model(
+        anchor_sizes=(12, 16, 24), nms_iou=0.9, proposals=150, proposals_before_nms=2000
+    )
+    with torch.no_grad():
+        model.box_regressor[1].weight.zero_()
+    return Setup(write_run(root, model), root / "prw", root)
+
+
+@pytest.fixture(scope="module")
+def out(setup: Setup) -> Path:
+    """Of one rank that was left alone."""
+    folder = setup.root / "out"
+    launch(1, Evaluate(setup.arguments(folder)), setup.root / "one")
+    return folder
+
+
+def results(out: Path) -> dict[str, Any]:
+    return json.loads((out / "results.json").read_text())
+
+
+def written(out: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_two_ranks_write_what_one_writes(setup: Setup, out: Path, tmp_path: Path) -> None:
+    launch(2, Evaluate(setup.arguments(tmp_path / "out")), tmp_path / "ranks")
+    assert written(tmp_path / "out") == written(out)
+
+
+def test_a_killed_evaluation_goes_on_with_other_ranks(
+    setup: Setup, out: Path, tmp_path: Path
+) -> None:
+    arguments, folder = setup.arguments(tmp_path / "out"), tmp_path / "out/detections"
+    whole = len(list((out / "detections").rglob("*.parquet")))
+    with ranks(1, Evaluate(arguments), tmp_path / "killed") as launched:
+        while not (before := list(folder.rglob("[0-9]*.parquet"))):
+            assert launched.processes[0].is_alive(), launched.output()
+            time.sleep(0.001)
+        os.kill(launched.processes[0].pid or 0, signal.SIGKILL)
+    times = {path: path.stat().st_mtime_ns for path in before}
+    assert 0 < len(times) < whole
+    launch(2, Evaluate(arguments), tmp_path / "again")
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    left = {name: data for name, data in written(tmp_path / "out").items() if "/." not in name}
+    assert left == written(out)
+
+
+def test_the_numbers_are_the_protocol_in_loops(
+    setup: Setup, out: Path, miniature: tuple[Path, object]
+) -> None:
+    """From the stored detections and the release's own query list, image by image."""
+    (folder,) = (out / "detections").iterdir()
+    slots = [
+        (s, n)
+        for s, k in enumerate(SampleReader(ShardSet(str(setup.data))).slots)
+        for n in range(k)
+    ]
+    found = gather(Plan(tuple(slots), CHUNK, folder), WIDTH)
+    people = {}
+    for key, record in zip(found.keys, found.annotations):
+        rows = np.array([person.extra["row"] for person in record.persons])
+        boxes = np.clip(rows[:, 1:], 0, None)
+        boxes[:, 2:] += boxes[:, :2]
+        people[key] = (rows[:, 0].astype(int), boxes.astype(int).tolist())
+    lines = (miniature[0] / "prw/PRW-v16.04.20/query_info.txt").read_text().splitlines()
+    for name, across in (("PRW", False), ("PRW, across cameras", True)):
+        aps, first = [], []
+        for line in lines:
+            person, *_, frame = line.split()
+            own = f"prw/test/{frame}"
+            (asked,) = (
+                found.asked[own][place]
+                for place, query in enumerate(sorted_queries(lines, frame))
+                if query == line
+            )
+            truth, similar, places, right = [], [], 0, 0
+            for image, key in enumerate(found.keys):
+                if key == own or (across and key[10] == own[10]):
+                    continue
+                d = found.detections
+                rows = [r for r in range(d.first[image], d.first[image + 1]) if d.scores[r] >= 0.5]
+                scores = [float(d.embeddings[r] @ asked * d.scores[r]) for r in rows]
+                labels = [0] * len(rows)
+                ids, boxes = people[key]
+                if int(person) in ids:
+                    places += 1
+                    box = boxes[ids.tolist().index(int(person))]
+                    w, h = box[2] - box[0], box[3] - box[1]
+                    least = min(0.5, w * h / ((w + 10) * (h + 10)))
+                    for place in np.argsort(-np.array(scores), kind="stable"):
+                        if literal_iou(d.boxes[rows[place]], box) >= least:
+                            labels[place], right = 1, right + 1
+                            break
+                truth += labels
+                similar += scores
+            if places:
+                ap = average_precision_score(truth, similar) * right / places if right else 0.0
+                aps.append(ap)
+                first.append(right > 0 and truth[int(np.argmax(similar))])
+        one = results(out)["search"][name]
+        assert one["queries"] == len(aps) > 10
+        assert one["mAP"] == pytest.approx(np.mean(aps), rel=1e-6)
+        assert one["top1"] == pytest.approx(np.mean(first))
+    assert 0.002 < results(out)["search"]["PRW"]["mAP"] < 0.9  # or nothing was compared
+
+
+def sorted_queries(lines: list[str], frame: str) -> list[str]:
+    """Those in a frame, in the order of their boxes: that of `gather`'s embeddings."""
+    inside = [line for line in lines if line.split()[-1] == frame]
+    return sorted(inside, key=lambda line: [float(number) for number in line.split()[1:3]])
+
+
+def test_results_say_what_was_evaluated(setup: Setup, out: Path) -> None:
+    found = results(out)
+    weights, data = found["weights"], found["data"]
+    assert (weights["run"], weights["step"]) == ("run", 7)
+    assert weights["sha256"] == load_weights(setup.run).sha256
+    assert (data["dataset"], data["split"], data["samples"]) == ("prw", "test", 14)
+    assert {one["what"] for one in data["differs_from_published"]} >= {"images", "queries"}
+    assert found["images"] == {"read": 14, "unreadable": []}
+    assert found["detection"]["all"]["people"] == 70
+    assert found["settings"]["size"] == [64, 96]
+    rows = pq.read_table(out / "queries/PRW.parquet").to_pylist()
+    assert len(rows) == found["search"]["PRW"]["queries"]
+    assert np.mean([row["ap"] for row in rows]) == pytest.approx(found["search"]["PRW"]["mAP"])
+
+
+def test_the_page_shows_queries_with_their_answers(out: Path) -> None:
+    text = (out / "report.html").read_text()
+    for expected in ("Worst queries", "Best queries", "PRW, across cameras", "is here", "Numbers"):
+        assert expected in text
+    assert re.search(r"right 0\.\d\d", text) and re.search(r"wrong 0\.\d\d", text)
+    assert not re.search(r"https?://", text)
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    evaluate.main()
+
+
+def test_what_does_not_change_detections_uses_them_again(
+    setup: Setup, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    before = set(copy.rglob("detections/*/*"))
+    run_here(monkeypatch, *setup.arguments(copy, "--set", "weigh=false", "--protocol", "PRW"))
+    assert set(copy.rglob("detections/*/*")) == before
+    assert results(copy)["search"] != results(out)["search"]
+    run_here(monkeypatch, *setup.arguments(copy, "--set", "size=[48, 80]"))
+    assert len(list((copy / "detections").iterdir())) == 2
+
+
+def test_a_damaged_image_is_named_and_its_people_are_missed(
+    setup: Setup,
+    out: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nobody is found there, whoever is asked for there is not found, and nobody is left out of the count."""
+    shutil.copytree(setup.data, tmp_path / "prw")
+    shard_set = ShardSet(str(tmp_path / "prw"))
+    key = shard_set.protocol("PRW")["key"][0].as_py()
+    damage(shard_set, key)
+    damaged = Setup(setup.run, tmp_path / "prw", tmp_path)
+    run_here(monkeypatch, *damaged.arguments(tmp_path / "out"))
+    found, whole = results(tmp_path / "out"), results(out)
+    assert [one["key"] for one in found["images"]["unreadable"]] == [key]
+    assert "damaged JPEG" in found["images"]["unreadable"][0]["reason"]
+    one, other = found["search"]["PRW"], whole["search"]["PRW"]
+    assert (one["queries"], one["places"]) == (other["queries"], other["places"])
+    assert one["queries_unreadable"]
+    rows = pq.read_table(tmp_path / "out/queries/PRW.parquet").to_pylist()
+    lost = [row for row in rows if row["query"] in one["queries_unreadable"]]
+    assert [(row["ap"], row["rank"]) for row in lost] == [(0, 0)] * len(lost)
+    assert found["detection"]["all"]["people"] == whole["detection"]["all"]["people"]
+    assert f"1 images could not be read, {key}" in capsys.readouterr().out
+    assert "Images that could not be read" in (tmp_path / "out/report.html").read_text()
+
+
+def damage(shard_set: ShardSet, key: str) -> None:
+    """Zeros in the middle of an image's coded bytes."""
+    for shard in shard_set.shards():
+        for row in shard_set.index(shard).to_pylist():
+            if row["key"] == key:
+                path = Path(shard_set.tar(shard).path)
+                data = bytearray(path.read_bytes())
+                start = row["image_offset"] + row["image_size"] // 2
+                data[start : start + 400] = bytes(400)
+                path.write_bytes(data)
+                return
+    raise AssertionError(key)
+
+
+def test_a_checkpoint_may_be_named(
+    setup: Setup, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the same weights, so the same detections."""
+    shutil.copytree(out, tmp_path / "out")
+    checkpoint = setup.run / "checkpoints/step-00000007"
+    named = Setup(checkpoint, setup.data, tmp_path)
+    run_here(monkeypatch, *named.arguments(tmp_path / "out"))
+    assert results(tmp_path / "out") == results(out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"--weights": "/nowhere"}, "expected a run folder"),
+        ({"--data": "/nowhere"}, "no shard set at /nowhere"),
+        ({"--data": "DETECTION"}, "has no protocol: it holds crowd/train"),
+        ({"--protocol": "TestG100"}, "has no protocol `TestG100`; it has PRW"),
+        ({"--set": "batches=2"}, "did you mean `batch`"),
+        ({"--set": "inference.nms_iou=0"}, "greater than 0"),
+    ],
+)
+def test_what_cannot_be_evaluated(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, complaint: str
+) -> None:
+    named = {"--weights": str(setup.run), "--data": str(setup.data), "--out": str(tmp_path)}
+    named |= {k: str(setup.root / "data") if v == "DETECTION" else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=complaint):
+        run_here(monkeypatch, *(word for pair in named.items() for word in pair))
+
+
+def test_a_damaged_file_of_detections_is_named(
+    setup: Setup, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    file = sorted((tmp_path / "out").rglob("detections/*/*.parquet"))[1]
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(UserError, match=rf"{file.name} cannot be read"):
+        run_here(monkeypatch, *setup.arguments(tmp_path / "out"))
