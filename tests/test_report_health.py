@@ -5,7 +5,7 @@ from html import unescape
 from typing import Any
 
 from launch.reporting.curves import Curves
-from launch.reporting.health import gradient_plot, health_plots, statistics
+from launch.reporting.health import gradient_plots, health_plots
 
 
 def lines_with(*names: str, count: int = 20) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def test_each_group_of_statistics_has_a_plot() -> None:
             "msmt17",
             "cuhk03",
             "luperson",
-            "chance: mean of 3",
+            "their mean, by chance",
         ],
         "Skipped steps": [],
     }
@@ -69,9 +69,13 @@ def test_a_run_from_before_a_statistic_was_kept_is_drawn_without_it() -> None:
     assert health_plots(Curves(lines_with())) == []
 
 
-def test_gradients_of_the_parts_beside_the_whole() -> None:
-    curves = Curves(lines_with("grad_norm/trunk", "grad_norm/rpn"))
-    assert list(shown([gradient_plot(curves)]).values()) == [["whole", "trunk", "rpn"]]
-    (trunk, values), (rpn, _) = statistics(curves, "grad_norm/")
-    assert (trunk, rpn) == ("trunk", "rpn")
-    assert values[-1] == 1.0
+def test_gradients_of_the_parts_are_drawn_beside_the_whole() -> None:
+    found = shown(gradient_plots(Curves(lines_with("grad_norm/trunk", "grad_norm/rpn"))))
+    assert found == {
+        "Gradient norm, before clipping": [],
+        "Gradient norm by part, as a power of ten": ["trunk", "rpn"],
+    }
+    lines = lines_with("grad_norm/rpn")
+    lines[3]["statistics"]["grad_norm/rpn"] = 0.0
+    assert "1 values that are not finite were left out" in gradient_plots(Curves(lines))[1]
+    assert len(gradient_plots(Curves(lines_with()))) == 1

@@ -27,7 +27,7 @@ PLOTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def health_plots(curves: Curves) -> list[Html]:
-    """Of every statistic there is, the known ones first; gradients are left to `gradient_plot`."""
+    """Of every statistic there is, the known ones first; gradients are left to `gradient_plots`."""
     plots = []
     for prefix, (title, options) in PLOTS.items():
         if found := statistics(curves, prefix):
@@ -57,15 +57,19 @@ def _domain_plots(curves: Curves, task: str) -> list[Html]:
     plots = [curves.plot(title, *shown, from_zero=True)]
     if each := statistics(curves, f"domain_{task}_accuracy/"):
         title = f"Instances of each dataset told right, {task_words(task)}"
-        chance = (f"chance: mean of {len(each)}", 1 / len(each))
+        chance = ("their mean, by chance", 1 / len(each))
         plots.append(curves.plot(title, *each, from_zero=True, reference=chance))
     return plots
 
 
-def gradient_plot(curves: Curves) -> Html:
-    parts = statistics(curves, "grad_norm/")
-    whole = ("whole", curves.column("grad_norm"))
-    return curves.plot("Gradient norm, before clipping", whole, *parts)
+def gradient_plots(curves: Curves) -> list[Html]:
+    """Before clipping. Parts differ by more than a linear axis shows."""
+    plots = [curves.plot("Gradient norm, before clipping", ("norm", curves.column("grad_norm")))]
+    if parts := statistics(curves, "grad_norm/"):
+        with np.errstate(divide="ignore"):  # a part without a gradient is left out, and said to be
+            powers = [(name, np.log10(values)) for name, values in parts]
+        plots.append(curves.plot("Gradient norm by part, as a power of ten", *powers))
+    return plots
 
 
 def statistics(curves: Curves, prefix: str, suffix: str = "") -> Named:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.reporting.curves import TITLES, Curves, Line, task_words
-from launch.reporting.health import gradient_plot, health_plots
+from launch.reporting.health import gradient_plots, health_plots
 from pipeline.pages import page
 from pipeline.pages.page import Html
 
@@ -88,7 +88,7 @@ def _speed(curves: Curves) -> list[Html]:
     wait = 100 * curves.column("data_wait")
     return [
         curves.plot("Learning rate", ("lr", curves.column("lr")), smooth=1, from_zero=True),
-        gradient_plot(curves),
+        *gradient_plots(curves),
         curves.plot(
             "Images a second, all ranks", ("rate", curves.column("images_per_s")), from_zero=True
         ),
