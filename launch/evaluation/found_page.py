@@ -52,4 +52,4 @@ def result_page(
 
 def _picture(place: int, hit: Hit) -> Picture:
     label = f"{place}: {hit.similarity:.2f}"
-    return crop_picture(read_picture(hit.file), hit.box, "detect", label, hit.file.name)
+    return crop_picture(read_picture(hit.file), hit.box, "detect", label, str(hit.file))
