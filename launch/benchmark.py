@@ -1,6 +1,6 @@
 """Figures of this machine against targets: python launch/benchmark.py [training|sharding|stream|order]
 
-Without a word it takes all of them in a few minutes: training in full, the others in small.
+Without a word: training in full, sharding and the stream in small, in a few minutes; says what is absent.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         help="shard sets `scenes` and `crops`; default: drawn ones",
     )
     training.set_defaults(command=_training)
-    everything = commands.add_parser("all", help="all of these in a few minutes; the default")
+    everything = commands.add_parser("all", help="training, and the others in small; the default")
     everything.set_defaults(command=_all, sets=None)
     for command in commands.choices.values():
         command.add_argument(

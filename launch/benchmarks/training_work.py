@@ -60,7 +60,16 @@ PAPER = Scale(
     data_steps=20,
 )
 """The share of one of eight GPUs in the batch of launch/configs/pretrain/paper_resnet50.yaml."""
-SMALL = Scale(scenes=2, canvases=4, scene_size=(192, 320), canvas_size=(128, 64), rois=8)
+SMALL = Scale(
+    scenes=1,
+    canvases=2,
+    scene_size=(192, 320),
+    canvas_size=(128, 64),
+    rois=8,
+    data_steps=4,
+    scenes_stored=32,
+    canvases_stored=64,
+)
 """For CPUs."""
 TOY = Scale(
     scenes=1,
