@@ -1,4 +1,4 @@
-"""How long the numbers of a search take at PRW's size, on random detections: python -m tests.evaluation_scale"""
+"""Time that a search takes at the size of PRW, on random detections: python -m tests.evaluation_scale"""
 
 import time
 
