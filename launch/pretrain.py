@@ -7,9 +7,13 @@ SIGTERM or SIGUSR1 after a checkpoint, start again with --resume.
 import argparse
 import sys
 
+import torch
+
 from pipeline.config import load_config
 from pipeline.errors import run_command
 from pipeline.stream import Stream
+from training.changes import Changes
+from training.checkpoint import Checkpoint
 from training.distributed import is_main, world_size
 from training.engine import (
     Engine,
@@ -23,6 +27,7 @@ from training.run import PretrainConfig, RunFolder, build_model, require_same_st
 from training.schedule import build_optimizer
 from training.signals import EXIT_STOPPED
 from training.speed import prepare
+from training.whereabouts import Whereabouts
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -61,6 +66,25 @@ def main() -> None:
     lock = folder.claim() if rank == 0 else None
 
     device = init_distributed(config.engine)
+    with Whereabouts(config.engine.timeout_s).told() as here:
+        finished = pretrain(config, folder, stream, start, changes, device, here)
+    close_distributed()
+    if lock is not None:
+        lock.close()
+    if not finished:
+        sys.exit(EXIT_STOPPED)
+
+
+def pretrain(
+    config: PretrainConfig,
+    folder: RunFolder,
+    stream: Stream,
+    start: Checkpoint | None,
+    changes: Changes | None,
+    device: torch.device,
+    here: Whereabouts,
+) -> bool:
+    """What the ranks do together; False if a signal stopped it. Collective."""
     require_same_start(start, device)
     model = build_model(config, stream.identities, stream.domains, load_weights=start is None)
     prepare(model.search, config.engine.speed)
@@ -83,12 +107,7 @@ def main() -> None:
     engine = Engine(model, optimizer, config.engine, device, global_batch, tracked)
     if start is not None:
         engine.restore(start)
-    finished = train(config, folder, stream, model, engine, start.state if start else None)
-    close_distributed()
-    if lock is not None:
-        lock.close()
-    if not finished:
-        sys.exit(EXIT_STOPPED)
+    return train(config, folder, stream, model, engine, start.state if start else None, here)
 
 
 if __name__ == "__main__":

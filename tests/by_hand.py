@@ -21,6 +21,7 @@ from training.hybrid import HybridConfig, HybridModel
 from training.loop import train
 from training.run import PretrainConfig, RunFolder
 from training.schedule import build_optimizer
+from training.whereabouts import Whereabouts
 
 GLOBAL_BATCH = 12
 """Images of `hybrid_batch`."""
@@ -81,5 +82,6 @@ def train_by_hand(
     tracked = model.running_statistics()
     engine = Engine(model, optimizer, config.engine, device, GLOBAL_BATCH, tracked)
     run, stream = RunFolder(folder), HandMadeStream(batches, config.engine.accumulation, split)
-    train(config, run, cast(Stream, stream), model, engine, None)
+    here = Whereabouts(config.engine.timeout_s)
+    train(config, run, cast(Stream, stream), model, engine, None, here)
     return run

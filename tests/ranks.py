@@ -63,7 +63,7 @@ class Ranks:
     def output(self, rank: int | None = None) -> str:
         """The end of what they printed, or one of them did."""
         logs = self.folder.glob("log-*" if rank is None else f"log-{rank}")
-        return "\n".join(path.read_text()[-4000:] for path in sorted(logs))
+        return "\n".join(path.read_text()[-20_000:] for path in sorted(logs))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from training.run import PretrainConfig, RunFolder
 from training.schedule import set_lr
 from training.signals import StopRequest
 from training.statistics import GRADIENT_PARTS
+from training.whereabouts import Whereabouts
 
 
 def train(
@@ -26,6 +27,7 @@ def train(
     model: HybridModel,
     engine: Engine,
     start: State | None,
+    here: Whereabouts,
 ) -> bool:
     """Trains from `start` (None: step 0) to the last step; False if a signal stopped it before.
 
@@ -44,6 +46,7 @@ def train(
         folder.write_status(first, steps, None, stopping, checkpoints.latest())
     with stop.listening(), stream.batches(first, steps) as batches, metrics:
         for step, micro_batches in enumerate(by_step(batches, stream.accumulation), first):
+            here.step = step
             lr = set_lr(engine.optimizer, config.optimiser, step, steps)
             on_device = [batch.to(engine.device) for batch in micro_batches]
             # Counts over all ranks and micro-steps: every loss is a mean over the global batch.
