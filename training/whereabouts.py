@@ -86,7 +86,7 @@ class Whereabouts:
             raise
         finally:
             self._ended.set()
-            thread.join(BEAT_S)  # an interpreter that ends while a thread is inside the store aborts
+            thread.join(BEAT_S)  # Python aborts if it ends while a thread is in the store
 
     def _tell(self, store: "_Store") -> None:
         """The thread."""
