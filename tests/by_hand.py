@@ -14,7 +14,7 @@ from pipeline.settings import StreamConfig
 from pipeline.stats import StreamStats
 from pipeline.stream import Stream
 from tests.batches import rank_part
-from tests.models import tiny_config, tiny_model
+from tests.models import jittered_config, tiny_model
 from training.distributed import rank, world_size
 from training.engine import Engine
 from training.hybrid import HybridConfig, HybridModel
@@ -45,14 +45,6 @@ class HandMadeStream:
 
     def history_digest(self, step: int) -> str:
         return "by hand"
-
-
-def jittered_config() -> HybridConfig:
-    """Proposals around the ground truth: free ones flip on the rounding that CPUs and ranks change."""
-    config = tiny_config()
-    detector = config.model.detector.model_copy(update={"proposal_source": "jitter"})
-    model = config.model.model_copy(update={"detector": detector})
-    return config.model_copy(update={"model": model})
 
 
 def train_by_hand(

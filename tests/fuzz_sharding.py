@@ -27,8 +27,8 @@ import cv2
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from accounted import write_all  # noqa: E402
-from conftest import SMALL  # noqa: E402
 from mutations import copy_release, damage_folder, pack  # noqa: E402
+from small_miniature import SMALL  # noqa: E402
 
 from pipeline.annotation import check_key  # noqa: E402
 from pipeline.errors import UserError  # noqa: E402

@@ -35,6 +35,14 @@ def tiny_config(**changes: object) -> HybridConfig:
     return base.model_copy(update=changes)
 
 
+def jittered_config() -> HybridConfig:
+    """Proposals around the ground truth: free ones flip on the rounding that CPUs and ranks change."""
+    config = tiny_config()
+    detector = config.model.detector.model_copy(update={"proposal_source": "jitter"})
+    model = config.model.model_copy(update={"detector": detector})
+    return config.model_copy(update={"model": model})
+
+
 def tiny_model(config: HybridConfig | None = None, seed: int = 0) -> HybridModel:
     torch.manual_seed(seed)
     return HybridModel(config or tiny_config(), NUM_IDENTITIES, DOMAINS, seed=7)

@@ -5,9 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
 from PIL import Image
 from releases import list_samples, read
+from small_miniature import SMALL
 
 from pipeline.errors import UserError
 from sharding.datasets import ADAPTERS

@@ -9,8 +9,7 @@ from torchvision.ops import nms
 
 from pipeline.batch import Use
 from tests.batches import hybrid_batch, make_images
-from tests.by_hand import jittered_config
-from tests.models import tiny_model
+from tests.models import jittered_config, tiny_model
 from training.hybrid import HybridModel
 from training.model.norm import CrossRankNorm
 from training.model.person_search import _match_boxes

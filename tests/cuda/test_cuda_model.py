@@ -2,26 +2,22 @@
 
 import copy
 import math
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline.batch import Batch
-from pipeline.rendering.augment import AugmentConfig
-from pipeline.rendering.geometry import Size
-from pipeline.rendering.renderer import TaskName
-from tests.batches import hybrid_batch
-from tests.by_hand import jittered_config
-from tests.models import tiny_model
-from tests.pictures import render_batch, sample, textured
+from tests.batches import hybrid_batch, make_images
+from tests.models import jittered_config, tiny_model
 from training.hybrid import HybridModel, StepOutput
 from training.losses.oim import OimConfig, OimTables, TableRows
 from training.schedule import OptimiserConfig, build_optimizer
 from training.speed import SpeedConfig, choose_kernels, prepare
 
-HEAVY = {"jitter": 1, "blur": 1, "erase": 1, "match_height": 4}
-FAST = SpeedConfig(channels_last=True, roi_multiple=16, compile=True)
+HEAVY: dict[str, Any] = {"jitter": 1, "blur": 1, "erase": 1, "match_height": 4}
+FAST = SpeedConfig(channels_last=True, roi_multiple=4, compile=True)
 
 
 def forward(model: HybridModel, batch: Batch, step: int = 1) -> StepOutput:
@@ -50,17 +46,18 @@ def test_losses_and_gradients_are_those_of_the_cpu(cuda: torch.device) -> None:
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None
         error = (gradients[name].grad.cpu() - parameter.grad).norm()  # type: ignore[union-attr]
-        assert error <= 2e-3 * parameter.grad.norm() + 1e-5, name
+        assert error <= 1e-2 * parameter.grad.norm() + 1e-4, name
 
 
-@pytest.mark.parametrize("speed", [SpeedConfig(roi_multiple=16), FAST], ids=["padded", "compiled"])
+@pytest.mark.parametrize("speed", [SpeedConfig(roi_multiple=4), FAST], ids=["padded", "compiled"])
 def test_settings_for_speed_change_rounding_alone(cuda: torch.device, speed: SpeedConfig) -> None:
     choose_kernels(SpeedConfig(), deterministic=False)
     plain = model_with_tables().to(cuda)
     fast = copy.deepcopy(plain)
     prepare(fast.search, speed)
-    for number in (1, 2, 3):  # RoIs vary in number
-        batch = hybrid_batch(number)
+    for number in (1, 3, 6):  # more and more RoIs
+        scenes = make_images((64, 96), [number, 0, 2, 1], first_position=4 * number)
+        batch = Batch(number, scenes, hybrid_batch(number).canvases)
         losses = [forward(model, batch).losses for model in (plain, fast)]
         first, second = ({n: v.item() for n, v in each.items()} for each in losses)
         assert second == pytest.approx(first, rel=1e-4, abs=1e-5)
@@ -108,7 +105,13 @@ def test_tables_take_the_same_rows_alike(cuda: torch.device) -> None:
 
 
 @pytest.mark.parametrize("task", ["detection", "reid"])
-def test_views_rendered_on_it_are_those_of_the_cpu(cuda: torch.device, task: TaskName) -> None:
+def test_views_rendered_on_it_are_those_of_the_cpu(
+    cuda: torch.device, task: Literal["detection", "reid"]
+) -> None:
+    from pipeline.rendering.augment import AugmentConfig  # the other tests need no OpenCV
+    from pipeline.rendering.geometry import Size
+    from tests.pictures import render_batch, sample, textured
+
     stored = [
         sample(textured(180, 260, n), [(30.0 + n, 20, 80, 160)], task=task, lossless=False)
         for n in range(6)
