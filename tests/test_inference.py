@@ -56,7 +56,7 @@ def literal(model: PersonSearch, scene: Scene, config: InferenceConfig) -> list[
     proposals, real = model.rpn.propose(maps, torch.tensor([[height, width]]), number)
     found = []
     for proposal in proposals[0, real[0]]:
-        features = model.roi_features(maps, proposal[None], torch.zeros(1, dtype=torch.int64))
+        features = model.roi_features(maps, proposal[None], [(0, 1)])
         logit = model.classifier(features.embedding, features.pooled)[0]
         dx, dy, dw, dh = (
             model.box_regressor(features.pooled)[0] / torch.tensor([10, 10, 5, 5])
@@ -130,7 +130,7 @@ def test_what_is_asked_for_is_embedded_as_it_is() -> None:
     with torch.no_grad():
         maps = model.backbone(model.normalise(torch.from_numpy(scene.pixels)[None]))
         boxes = torch.from_numpy(scene.asked).float()
-        features = model.roi_features(maps, boxes, torch.zeros(2, dtype=torch.int64))
+        features = model.roi_features(maps, boxes, [(0, 2)])
     close(found.asked, unit(features.embedding))
     close(found.asked.norm(dim=1), torch.ones(2))
 

@@ -123,7 +123,7 @@ def test_half_precision_keeps_geometry_and_logits_exact(monkeypatch: pytest.Monk
     original = person_search.roi_align
 
     def spy(maps: torch.Tensor, rois: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
-        seen.extend([maps, rois])
+        seen.append(rois)
         return original(maps, rois, *rest, **more)
 
     monkeypatch.setattr(person_search, "roi_align", spy)

@@ -77,8 +77,8 @@ class Finder:
             proposals, real = model.rpn.propose(maps, size, self._number)
             number = real.sum(1).tolist()
             boxes = torch.cat([proposals[real], *(a.to(proposals) for a in asked)])
-            image = torch.cat([real.nonzero()[:, 0], self._numbered([len(one) for one in asked])])
-            features = model.roi_features(maps, boxes, image)
+            runs = [*enumerate(number), *enumerate(len(one) for one in asked)]
+            features = model.roi_features(maps, boxes, runs)
             people = features.rows(slice(sum(number)))
             logits = model.classifier(people.embedding, people.pooled)
             deltas = model.box_regressor(people.pooled)
@@ -93,10 +93,6 @@ class Finder:
         parts = zip(refined.split(number), logits.sigmoid().split(number), found.split(number))
         wanted = embeddings[sum(number) :].split([len(one) for one in asked])
         return [self._found(*part, one) for part, one in zip(parts, wanted)]
-
-    def _numbered(self, counts: Sequence[int]) -> Tensor:
-        each = torch.tensor(counts, device=self.device)
-        return torch.arange(len(counts), device=self.device).repeat_interleave(each)
 
     def _found(self, boxes: Tensor, scores: Tensor, embeddings: Tensor, asked: Tensor) -> Found:
         config = self.config

@@ -4,12 +4,12 @@ Letters: N images of both views (view 1's first), P persons, Q RoIs sampled an i
 D embedding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from pipeline.batch import Images, Use
 from pipeline.config import Config
@@ -30,6 +30,7 @@ from training.model.norm_aware import (
     LinearClassifier,
     NormAwareClassifier,
 )
+from training.model.roi_align import Run, roi_align
 from training.model.targets import GroundTruth
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -127,21 +128,19 @@ class PersonSearch(nn.Module):
             maps = self.backbone(pixels)
         anchors, proposals, real = self.rpn(maps, truth, kind)
         rois = self.sample_rois(proposals, real, truth, kind)
-        match_view, match_row, match_boxes = _match_boxes(images)
-        image = images.image[match_row] + match_view * len(images.keys)
+        match_view, match_row, match_boxes, per_image = _match_boxes(images)
 
         n, q = rois.labels.shape
-        sampled_image = torch.arange(n, device=image.device).repeat_interleave(q)
         boxes = torch.cat([rois.boxes.reshape(-1, 4), match_boxes.to(rois.boxes.dtype)])
-        weights = torch.cat([rois.weights.reshape(-1), rois.weights.new_ones(len(image))])
-        image = torch.cat([sampled_image, image])
-        count = len(image)
+        weights = torch.cat([rois.weights.reshape(-1), rois.weights.new_ones(len(match_row))])
+        runs = [*((image, q) for image in range(n)), *enumerate(per_image)]
+        count = len(boxes)
         fill = -count % self.roi_multiple
         if fill:
-            boxes, image = F.pad(boxes, (0, 0, 0, fill)), F.pad(image, (0, fill))
-            weights = F.pad(weights, (0, fill))
+            boxes, weights = F.pad(boxes, (0, 0, 0, fill)), F.pad(weights, (0, fill))
+            runs.append((0, fill))
         with self.norms.using(kind, weights):
-            features = self.roi_features(maps, boxes, image)
+            features = self.roi_features(maps, boxes, runs)
         sampled, matched = features.rows(slice(n * q)), features.rows(slice(n * q, count))
         exact = torch.autocast(maps.device.type, enabled=False)
         with exact, self.norms.using(kind, weights[: n * q]):
@@ -161,22 +160,21 @@ class PersonSearch(nn.Module):
             match_view,
         )
 
-    def roi_features(self, maps: Tensor, boxes: Tensor, image: Tensor) -> RoiFeatures:
-        """Features of boxes (R, 4) of the maps' images (R,)."""
-        rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
-        # half precision would move boxes by pixels and confuse images beyond the 256th
+    def roi_features(self, maps: Tensor, boxes: Tensor, runs: Sequence[Run]) -> RoiFeatures:
+        """Features of boxes (R, 4), of which the maps lie in `runs`."""
         with torch.autocast(maps.device.type, enabled=False):
-            size = self.config.detector.roi_size
-            res4 = roi_align(maps.to(boxes.dtype), rois, size, 1 / STRIDE, sampling_ratio=2)
+            res4 = roi_align(maps, boxes, runs, self.config.detector.roi_size, STRIDE)
         pooled = self.head["layer4"](res4).amax((2, 3)).to(boxes.dtype)
         with torch.autocast(maps.device.type, enabled=False):
-            embedding = self.embedding_head(res4.amax((2, 3)), pooled)
+            embedding = self.embedding_head(res4.amax((2, 3)).to(boxes.dtype), pooled)
         return RoiFeatures(res4, pooled, embedding)
 
 
-def _match_boxes(images: Images) -> tuple[Tensor, Tensor, Tensor]:
-    """View, row and box of every person in each view that it may be matched in."""
-    boxes = torch.stack([view.boxes for view in images.views])
-    found = (images.persons().use == Use.MATCH).nonzero().T.contiguous()
+def _match_boxes(images: Images) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """View, row and box of every person in each view that it may be matched in; how many an image."""
+    boxes, persons = torch.stack([view.boxes for view in images.views]), images.persons()
+    found = (persons.use == Use.MATCH).nonzero().T.contiguous()
+    number = len(images.keys)
+    per_image = torch.bincount(found[0] * number + persons.image[found[1]], minlength=2 * number)
     view, row = found.to(boxes.device, non_blocking=True)
-    return view, row, boxes[view, row]
+    return view, row, boxes[view, row], per_image.tolist()
