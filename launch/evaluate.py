@@ -102,4 +102,4 @@ def require_search_set(shard_set: ShardSet) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, speaks=lambda: launched_rank() == 0)

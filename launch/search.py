@@ -45,8 +45,8 @@ def main() -> None:
     pixels = read_query(query)
     weights = load_weights(arguments.weights)
     weights.model.to(choose_device())
-    size = tuple(arguments.size) if arguments.size else weights.size
-    looker = Looker(weights, size)
+    short, long = sorted(arguments.size or weights.size)
+    looker = Looker(weights, (short, long))
     chosen, embedding = looker.choose(pixels, box, query)
     if box is None:
         print(f"searching for the most confident person in {query}, at {in_words(chosen)}")

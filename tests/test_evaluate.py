@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from object_store import s3_environment, s3_server
 from ranks import launch, ranks
 from searchset import write_run, write_search_set
 from sklearn.metrics import average_precision_score
@@ -259,6 +260,16 @@ def damage(shard_set: ShardSet, key: str) -> None:
     raise AssertionError(key)
 
 
+def test_a_set_in_a_store_gives_the_same_bytes(
+    setup: Setup, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(setup.data, tmp_path / "stores/bucket/prw")
+    arguments = setup.arguments(tmp_path / "out", "--data", "s3://bucket/prw")
+    with s3_server(tmp_path / "stores") as port, s3_environment(port):
+        run_here(monkeypatch, *arguments)
+    assert written(tmp_path / "out") == written(out)
+
+
 def test_a_checkpoint_may_be_named(
     setup: Setup, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +290,8 @@ def test_a_checkpoint_may_be_named(
         ({"--protocol": "TestG100"}, "has no protocol `TestG100`; it has PRW"),
         ({"--set": "batches=2"}, "did you mean `batch`"),
         ({"--set": "inference.nms_iou=0"}, "greater than 0"),
+        ({"--set": "search_score=0.001"}, "must not be below `inference.min_score`"),
+        ({"--set": "size=[0, 64]"}, "greater than 0"),
     ],
 )
 def test_what_cannot_be_evaluated(

@@ -20,7 +20,7 @@ def describe(
 ) -> dict[str, Any]:
     """What was evaluated, on what, by what: the same for any number of ranks."""
     manifest = shard_set.manifest
-    settings = config.model_dump(mode="json") | {"size": list(config.size or weights.size)}
+    settings = config.model_dump(mode="json") | {"size": list(config.scene_size(weights))}
     gpu = device.type == "cuda"
     return {
         "weights": {"run": weights.run, "step": weights.step, "sha256": weights.sha256},

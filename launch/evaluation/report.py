@@ -57,7 +57,7 @@ def _in_short(results: Mapping[str, Any], main: Searched, warnings: Sequence[str
         Figure(_percent(detection["recall"]), "people detected, %", "score 0.01, IoU 0.5"),
         Figure(_percent(detection["ap"]), "detection AP, %", "times recall, as is custom"),
     ]
-    notes = [page.callout(warning) for warning in warnings]
+    notes = [page.callout(warning[0].upper() + warning[1:]) for warning in warnings]
     return page.section("In short", *notes, page.key_figures(figures))
 
 
@@ -105,7 +105,7 @@ def _gallery_sizes(search: Mapping[str, Any]) -> list[Html]:
         shown: [_percent(search[name][key]) or 0.0 for name in sizes]
         for key, shown in kinds.items()
     }
-    return [plot.bar_chart("Size of the gallery", [*sizes.values()], groups)]
+    return [page.columns(plot.bar_chart("Size of the gallery", [*sizes.values()], groups))]
 
 
 def _worst(main: Searched) -> list[int]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.annotation import Person
+from pipeline.errors import UserError
 from training.evaluation.overlap import Boxes, polygon_iou
 
 PRW_CAMERA = re.compile(r"c(\d)s\d+_\d+$")
@@ -41,10 +42,12 @@ def prw_boxes(boxes: Boxes) -> Boxes:
 
 
 def prw_camera(key: str) -> str:
-    """Raises ValueError."""
+    """Raises UserError."""
     found = PRW_CAMERA.search(key)
     if found is None:
-        raise ValueError(f"{key!r} does not say which camera it is from")
+        raise UserError(
+            f"the key {key!r} does not say which camera it is from; leave --across-cameras out."
+        )
     return found[1]
 
 

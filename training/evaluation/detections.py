@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.annotation import Annotation, Box
 from pipeline.config import Config
@@ -50,7 +50,7 @@ QueryBoxes = Mapping[str, Sequence[Box]]
 
 
 class EvaluationConfig(Config):
-    size: tuple[int, int] | None = None
+    size: tuple[PositiveInt, PositiveInt] | None = None
     """Short and long side that scenes are fitted into, aspect kept; null: as in training. NAE: 900, 1500."""
     batch: int = Field(default=1, gt=0)
     """Scenes at once on a device."""
@@ -61,6 +61,17 @@ class EvaluationConfig(Config):
     weigh: bool = True
     """Similarity times the detection's score: NAE's class-weighted similarity."""
     inference: InferenceConfig = InferenceConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "EvaluationConfig":
+        if self.search_score < self.inference.min_score:
+            raise ValueError("`search_score` must not be below `inference.min_score`")
+        return self
+
+    def scene_size(self, weights: Weights) -> tuple[int, int]:
+        """Short and long side."""
+        short, long = sorted(self.size or weights.size)
+        return short, long
 
 
 @dataclass(frozen=True)
@@ -98,8 +109,8 @@ def make_plan(
         "format": FORMAT,
         "weights": weights.sha256,
         "model": weights.model.config.model_dump(mode="json"),
-        "settings": config.model_dump(mode="json", exclude={"weigh"}),
-        "size": config.size or weights.size,
+        "settings": config.model_dump(mode="json", exclude={"weigh", "size"}),
+        "size": config.scene_size(weights),
         "set": reader.shard_set.manifest_sha256,
         "queries": list(queries.items()),
     }
@@ -119,7 +130,7 @@ class Evaluator:
         queries: QueryBoxes,
     ) -> None:
         self.plan, self._reader, self._config, self._queries = plan, reader, config, queries
-        self._size = config.size or weights.size
+        self._size = config.scene_size(weights)
         self._finder = Finder(weights.model, config.inference)
 
     def run(self, rank: int, world_size: int) -> Iterator[int]:
