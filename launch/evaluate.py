@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.evaluation.ranks import choose_device, fill, wait_for_others
+from launch.evaluation.ranks import choose_device, fill, make_folder, wait_for_others
 from launch.evaluation.record import describe, warnings, write_queries
 from launch.evaluation.report import report
 from pipeline.config import apply_override, parse_config
@@ -58,8 +58,12 @@ def main() -> None:
     chosen = arguments.protocol or list(tables)
     wanted = {name: tables[name] if name in tables else shard_set.protocol(name) for name in chosen}
     require_search_set(shard_set)
+    benchmark = benchmark_of(shard_set.manifest.dataset)
+    if arguments.across_cameras:
+        benchmark.require_cameras()
     reader, weights = SampleReader(shard_set), load_weights(arguments.weights)
     queries, out = query_boxes(tables.values()), Path(arguments.out)
+    make_folder(out)
     plan = make_plan(reader, weights, config, queries, out)
     device = choose_device()
     weights.model.to(device)
@@ -70,7 +74,6 @@ def main() -> None:
         return
     wait_for_others(plan)
     width = weights.model.config.heads.embedding
-    benchmark = benchmark_of(shard_set.manifest.dataset)
     found = outcome(
         gather(plan, width), wanted, queries, benchmark, config, arguments.across_cameras
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launch.evaluation.found_page import result_page
 from launch.evaluation.looking import Looker, in_words, list_pictures, look_through, read_query
-from launch.evaluation.ranks import choose_device
+from launch.evaluation.ranks import choose_device, make_folder
 from pipeline.annotation import Box
 from pipeline.errors import UserError, run_command
 from training.checkpoint import write_atomically
@@ -42,7 +42,8 @@ def main() -> None:
     arguments = parse_arguments()
     query, box = parse_query(arguments.query)
     files = list_pictures(Path(arguments.gallery))
-    pixels = read_query(query)
+    pixels, out = read_query(query), Path(arguments.out)
+    make_folder(out.parent)
     weights = load_weights(arguments.weights)
     weights.model.to(choose_device())
     short, long = sorted(arguments.size or weights.size)
@@ -52,7 +53,6 @@ def main() -> None:
         print(f"searching for the most confident person in {query}, at {in_words(chosen)}")
     hits, problems = look_through(looker, embedding, files, query)
     hits = sorted(hits, key=lambda hit: (-hit.similarity, hit.file, hit.box))[: arguments.top]
-    out = Path(arguments.out)
     write_atomically(out, result_page(weights, query, pixels, chosen, hits, len(files), problems))
     for place, hit in enumerate(hits[:5], 1):
         print(f"{place}. {hit.similarity:.3f}  {hit.file}  {in_words(hit.box)}")

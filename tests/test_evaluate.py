@@ -285,6 +285,7 @@ def test_a_checkpoint_may_be_named(
     ("changes", "complaint"),
     [
         ({"--weights": "/nowhere"}, "expected a run folder"),
+        ({"--out": "/dev/null/out"}, "cannot make the folder /dev/null/out"),
         ({"--data": "/nowhere"}, "no shard set at /nowhere"),
         ({"--data": "DETECTION"}, "has no protocol: it holds crowd/train"),
         ({"--protocol": "TestG100"}, "has no protocol `TestG100`; it has PRW"),

@@ -137,6 +137,13 @@ def test_nobody_in_the_query(monkeypatch: pytest.MonkeyPatch, place: Place, tmp_
         run_search(monkeypatch, shy, str(place.query))
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_the_search(
+    monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    with pytest.raises(UserError, match="cannot make the folder /dev/null/pages"):
+        run_search(monkeypatch, place, str(place.query), "--out", "/dev/null/pages/a.html")
+
+
 def test_names_with_colons(tmp_path: Path) -> None:
     file = tmp_path / "12:30:15,1.png"
     file.write_bytes(b"")

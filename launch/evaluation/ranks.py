@@ -2,13 +2,23 @@
 
 import os
 import time
+from pathlib import Path
 
 import torch
 
+from pipeline.errors import UserError
 from training.evaluation.detections import Evaluator, Plan
 
 SPEAK_EVERY_S = 15.0
 POLL_S = 0.5
+
+
+def make_folder(folder: Path) -> None:
+    """Raises UserError, before anything was computed for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: cannot make the folder {folder}: {error.strerror}.") from None
 
 
 def choose_device() -> torch.device:

@@ -25,6 +25,14 @@ class Benchmark:
     ignore_iou: float | None = None
     """A detection that overlaps a region to ignore by more, and is no person, does not count."""
 
+    def require_cameras(self) -> Callable[[str], str]:
+        """`camera`. Raises UserError."""
+        if self.camera is None:
+            raise UserError(
+                "a search across cameras is defined for PRW alone; leave --across-cameras out."
+            )
+        return self.camera
+
 
 def as_annotated(boxes: Boxes) -> Boxes:
     return boxes

@@ -262,10 +262,16 @@ def _lists(column: pa.ChunkedArray) -> list[NDArray[np.float32]]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Readers see the whole file or none, and after a crash there is the whole file or none."""
+    """Readers see the whole file or none, also after a crash. Raises UserError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {error.strerror}. Make room, then evaluate again: it goes on from here."
+        ) from None

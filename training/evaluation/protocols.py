@@ -8,7 +8,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.annotation import Annotation, Box
-from pipeline.errors import UserError
 from training.evaluation.benchmarks import Benchmark, is_in_region
 from training.evaluation.detection import match
 from training.evaluation.found import Detections, Grouped
@@ -126,7 +125,7 @@ def ask(
     own = np.array([number[key] for key in keys], np.int64)
     listed = _galleries(table, number)
     everything = np.arange(len(images.keys))
-    cameras = _cameras(table, images, benchmark) if across_cameras else None
+    cameras = _cameras(images, benchmark) if across_cameras else None
     galleries: list[Rows] = []
     for image, gallery in zip(own, listed):
         searched = everything if gallery is None else gallery
@@ -185,12 +184,10 @@ def _galleries(table: pa.Table, number: Mapping[str, int]) -> list[Rows | None]:
     return galleries
 
 
-def _cameras(table: pa.Table, images: Images, benchmark: Benchmark) -> NDArray:
-    if benchmark.camera is None or table["gallery"].null_count < len(table):
-        raise UserError(
-            "a search across cameras is defined for PRW alone; leave --across-cameras out."
-        )
-    return np.array([int(benchmark.camera(key)) for key in images.keys])
+def _cameras(images: Images, benchmark: Benchmark) -> NDArray:
+    """(I,) which camera each image is from."""
+    camera = benchmark.require_cameras()
+    return np.array([camera(key) for key in images.keys])
 
 
 def _places(
