@@ -127,7 +127,7 @@ def speed_rows(
 ) -> list[Row]:
     """Images/s, their ratio to plain, and the share of the ceiling."""
     ceiling = ceilings(trainers[0].scale.matrix, device)
-    work = flops(next(t for t in trainers if t.variant == OURS))
+    work = flops(next(t for t in trainers if t.variant == PLAIN))
     rates = {name: per_second(each) for name, each in costs.items()}
     of_step = trainers[0].scale.images
     rows = [

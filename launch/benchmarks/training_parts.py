@@ -24,7 +24,8 @@ SHOWN = 10
 
 
 def flops(trainer: Trainer) -> float:
-    """Of a forward and backward: convolutions and matrix products. RoIAlign, norms and the rest count 0."""
+    """Of a forward and backward: convolutions and matrix products. Norms, NMS and the rest count 0, and
+    RoIAlign as torchvision writes it."""
     counter = FlopCounterMode(display=False)
     with counter:
         trainer.forward(trainer.batches[0]).total.backward()

@@ -43,9 +43,8 @@ ON_GPU = (
     Variant("plain TF32", SpeedConfig(tf32=True), plain=True),
     Variant("ours TF32", SpeedConfig(tf32=True)),
     BF16,
-    Variant("+ channels_last", SpeedConfig(channels_last=True), bf16=True),
-    Variant("+ roi_multiple 64", SpeedConfig(channels_last=True, roi_multiple=64), bf16=True),
-    Variant("+ compile", SpeedConfig(channels_last=True, roi_multiple=64, compile=True), bf16=True),
+    Variant("+ compile", SpeedConfig(compile=True), bf16=True),
+    Variant("+ roi_multiple 64", SpeedConfig(compile=True, roi_multiple=64), bf16=True),
 )
 
 

@@ -17,7 +17,7 @@ from training.schedule import OptimiserConfig, build_optimizer
 from training.speed import SpeedConfig, choose_kernels, prepare
 
 HEAVY: dict[str, Any] = {"jitter": 1, "blur": 1, "erase": 1, "match_height": 4}
-FAST = SpeedConfig(channels_last=True, roi_multiple=4, compile=True)
+FAST = SpeedConfig(roi_multiple=4, compile=True)
 
 
 def forward(model: HybridModel, batch: Batch, step: int = 1) -> StepOutput:
@@ -64,7 +64,7 @@ def test_settings_for_speed_change_rounding_alone(cuda: torch.device, speed: Spe
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_trains_in_bf16_compiled_and_channels_last(cuda: torch.device, kind: str) -> None:
+def test_trains_in_bf16_and_compiled(cuda: torch.device, kind: str) -> None:
     choose_kernels(FAST, deterministic=False)
     model = tiny_model(jittered_config()).to(cuda)
     prepare(model.search, FAST)

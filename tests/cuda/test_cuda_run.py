@@ -38,7 +38,7 @@ def start(run_file: Path, run: Path, steps: int, *arguments: str) -> "subprocess
     script = [str(ROOT / "launch/pretrain.py"), *command(run_file, run, *settings).arguments]
     ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "DS_ACCELERATOR")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
     return subprocess.Popen([sys.executable, *script], env=environment)
 
 
