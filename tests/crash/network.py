@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ class Namespace:
         """The command that runs `command` there."""
         return ["ip", "netns", "exec", self.name, *command]
 
+    def processes(self) -> list[int]:
+        listed = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True)
+        return [int(pid) for pid in listed.stdout.split()]
+
     def cut_off(self) -> None:
         """From now on packets vanish, in both directions."""
         for chain, side in (("INPUT", "-i"), ("OUTPUT", "-o")):
@@ -27,13 +32,13 @@ class Namespace:
 
 @contextmanager
 def two_namespaces() -> Iterator[tuple[Namespace, Namespace]]:
-    """Raises RuntimeError without root, `ip` or `iptables`."""
+    """Whatever runs in them ends with them. Raises RuntimeError without root, `ip` or `iptables`."""
     if os.geteuid() or not (shutil.which("ip") and shutil.which("iptables")):
         raise RuntimeError(
             "network namespaces need root, ip and iptables: apt-get install iproute2 iptables"
         )
     tag = uuid.uuid4().hex[:6]
-    ends = [Namespace(f"n{n}{tag}", f"10.77.0.{n}", f"v{n}{tag}") for n in (1, 2)]
+    ends = [Namespace(f"n{n}{tag}", f"10.77.0.{n}", "eth0") for n in (1, 2)]
     one, two = ends
     try:
         for end in ends:
@@ -47,6 +52,8 @@ def two_namespaces() -> Iterator[tuple[Namespace, Namespace]]:
         yield one, two
     finally:
         for end in ends:
+            for pid in end.processes():
+                os.kill(pid, signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", end.name], check=False)
 
 
