@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help env env-peers demo test test-crash test-stores test-interop test-cuda fuzz-sharding bench-sharding bench-stream bench-training \
-	check format lock clean
+.PHONY: help env env-peers demo test test-distributed test-crash test-stores test-interop test-cuda fuzz-sharding bench-sharding \
+	bench-stream bench-training check format lock clean
 
 help:
 	@echo "make demo   everything from nothing: data, shards, pre-training, weights, report"
 	@echo "make test   the test suite"
 	@echo "make check  lint, format, types, import directions"
+	@echo "make test-distributed  1, 2 and 4 ranks train alike; two nodes (network namespaces, as root)"
 	@echo "make test-crash     kill the sharding job and training runs at seeded moments, fill their disks"
 	@echo "make test-stores    shards on Ceph's S3 and rclone's"
 	@echo "make test-interop   our shards in other tools, their tars in the stream"
@@ -53,6 +54,9 @@ test: env
 	$(BIN)/python -m pytest
 
 # Slow suites, not part of `make test`. Results are recorded in docs/benchmarks.md.
+test-distributed: env
+	$(BIN)/python -m pytest tests/distributed
+
 test-crash: env
 	$(BIN)/python -m pytest tests/crash
 

@@ -23,10 +23,12 @@ from training.run import PretrainConfig, RunFolder
 from training.schedule import build_optimizer
 from training.whereabouts import Whereabouts
 
-GLOBAL_BATCH = 12
-"""Images of `hybrid_batch`."""
+GLOBAL_BATCH = 24
+"""For DeepSpeed's counters alone, which want it to be a multiple of ranks x micro-steps."""
 Split = Callable[[Batch, int, int], Batch]
 """(global batch, part, parts) -> what that part holds."""
+Prepare = Callable[[HybridModel], None]
+"""Changes a model before an engine gets it."""
 
 
 @dataclass
@@ -54,6 +56,8 @@ def train_by_hand(
     kind: type[HybridModel] = HybridModel,
     split: Split = rank_part,
     hybrid: HybridConfig | None = None,
+    prepare: Prepare | None = None,
+    make_engine: Callable[..., Engine] = Engine,
     **changes: Any,
 ) -> RunFolder:
     """One step a batch, saved after each; `changes` are sections of the run's settings."""
@@ -69,10 +73,12 @@ def train_by_hand(
     config = PretrainConfig(stream=StreamConfig(), hybrid=hybrid, **tree)
     model = tiny_model(hybrid)
     model.__class__ = kind
+    if prepare is not None:
+        prepare(model)
     constant = model.constant_lr_parameters()
     optimizer = build_optimizer(model, config.optimiser, GLOBAL_BATCH, constant)
     tracked = model.running_statistics()
-    engine = Engine(model, optimizer, config.engine, device, GLOBAL_BATCH, tracked)
+    engine = make_engine(model, optimizer, config.engine, device, GLOBAL_BATCH, tracked)
     run, stream = RunFolder(folder), HandMadeStream(batches, config.engine.accumulation, split)
     here = Whereabouts(config.engine.timeout_s)
     train(config, run, cast(Stream, stream), model, engine, None, here)
