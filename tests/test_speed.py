@@ -1,6 +1,9 @@
 """Settings for speed change rounding alone, and what the host knows is not read from the device."""
 
 import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,43 +13,39 @@ from torchvision.ops import nms
 from pipeline.batch import Use
 from tests.batches import hybrid_batch, make_images
 from tests.models import jittered_config, tiny_model
-from training.hybrid import HybridModel
-from training.model.norm import CrossRankNorm
 from training.model.person_search import _match_boxes
 from training.model.targets import GroundTruth
 from training.schedule import OptimiserConfig, build_optimizer
 from training.speed import SpeedConfig, prepare
 
 
-def losses(model: HybridModel, step: int) -> dict[str, float]:
-    batch = hybrid_batch(step)
-    output = model(batch, model.denominators([batch]), step)
-    return {name: value.item() for name, value in output.losses.items()}
+def test_dense_parts_are_compiled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[int] = []
 
+    def count(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
 
-def test_filled_up_rois_count_nothing() -> None:
-    plain = tiny_model(jittered_config())
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", partial(real, backend=count, fullgraph=True))
+    plain, batch = tiny_model(jittered_config()), hybrid_batch()
     fast = copy.deepcopy(plain)
-    prepare(fast.search, SpeedConfig(roi_multiple=64))
-    assert losses(fast, 1) == pytest.approx(losses(plain, 1), rel=1e-4, abs=1e-6)
+    prepare(fast.search, SpeedConfig(compile=True))
     assert list(fast.state_dict()) == list(plain.state_dict())
-    norms = [module for module in fast.modules() if isinstance(module, CrossRankNorm)]
-    assert norms and all(norm.running_mean.isfinite().all() for norm in norms)
+    losses = [
+        {n: v.item() for n, v in model(batch, model.denominators([batch]), 1).losses.items()}
+        for model in (plain, fast)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4, abs=1e-6)
+    assert len(graphs) == 6  # three parts, for scenes and for canvases
 
 
-def test_dense_parts_alone_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[str] = []
-    model = tiny_model()
-    names = {module: name for name, module in model.named_modules()}
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **options: compiled.append(names[self])
-    )
-    prepare(model.search, SpeedConfig(compile=True))
-    assert compiled == ["search.backbone", "search.rpn.head", "search.head.layer4"]
-    compiled.clear()
+def test_parts_that_wait_for_other_ranks_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: compiled.append(forward) or forward)
     monkeypatch.setattr("training.speed.world_size", lambda: 2)
-    prepare(model.search, SpeedConfig(compile=True))
-    assert compiled == ["search.rpn.head"]
+    prepare(tiny_model().search, SpeedConfig(compile=True))
+    assert len(compiled) == 1  # the RPN head has no norms
 
 
 def test_counts_and_indices_come_from_the_host() -> None:

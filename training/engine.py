@@ -60,7 +60,7 @@ def init_distributed(config: EngineConfig) -> torch.device:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
-        choose_kernels(config.speed, config.deterministic)
+        choose_kernels(config.speed)
     deepspeed.init_distributed(
         dist_backend="nccl" if gpu else "gloo",
         auto_mpi_discovery=False,

@@ -39,16 +39,19 @@ def run(folder: Path, scale: Scale | None = None, sets: Path | None = None) -> l
     scale = scale or (PAPER if on_gpu else SMALL)
     rows = [Row("measured on", None, remark=hardware()), Row("a step", None, remark=shapes(scale))]
     rows.append(difference_row(folder, scale, device))
+    engine = _or_absent(  # first, while the memory is its own
+        "DeepSpeed's engine", lambda: engine_rows(folder, scale, variants(device)[-1], device)
+    )
     trainers, broken = _trainers(folder, scale, variants(device), device)
     costs = in_turns({t.variant.name: t.turn for t in trainers}, scale.rounds)
     rows += [*speed_rows(trainers, costs, device), *broken]
     rows += peak_rows(trainers)
     for trainer in _explained(trainers):
-        choose_kernels(trainer.variant.speed, deterministic=False)
+        choose_kernels(trainer.variant.speed)
         rows += [*part_rows(trainer, scale.rounds), *wait_rows(trainer)]
     ours = [trainer for trainer in trainers if not trainer.variant.plain]
     fastest = max(ours, key=lambda t: spread(per_second(costs[t.variant.name])).median)
-    choose_kernels(fastest.variant.speed, deterministic=False)
+    choose_kernels(fastest.variant.speed)
 
     def waiting() -> list[Row]:
         from launch.benchmarks import training_data  # and with it OpenCV and the like
@@ -57,15 +60,7 @@ def run(folder: Path, scale: Scale | None = None, sets: Path | None = None) -> l
             sets or training_data.write_sets(folder / "data", scale), fastest
         )
 
-    rows += _or_absent("the stream", waiting)
-    if on_gpu:  # for the other process
-        torch.cuda.empty_cache()
-
-    def through_engine() -> list[Row]:
-        return engine_rows(folder, scale, fastest.variant, device)
-
-    rows += _or_absent("DeepSpeed's engine", through_engine)
-    return rows
+    return [*rows, *_or_absent("the stream", waiting), *engine]
 
 
 def hardware() -> str:
@@ -89,7 +84,7 @@ def shapes(scale: Scale) -> str:
 
 def difference_row(folder: Path, scale: Scale, device: torch.device) -> Row:
     """Of the losses of a step, fp32; proposals are drawn, since rounding reorders ranked ones."""
-    choose_kernels(OURS.speed, deterministic=False)
+    choose_kernels(OURS.speed)
     losses = []
     for variant in (PLAIN, OURS):
         trainer = Trainer(folder, scale, variant, device, proposal_source="jitter")

@@ -44,7 +44,6 @@ ON_GPU = (
     Variant("ours TF32", SpeedConfig(tf32=True)),
     BF16,
     Variant("+ compile", SpeedConfig(compile=True), bf16=True),
-    Variant("+ roi_multiple 64", SpeedConfig(compile=True, roi_multiple=64), bf16=True),
 )
 
 
@@ -110,7 +109,7 @@ class Trainer:
     def turn(self) -> int:
         """Images of a few steps, to their very end."""
         if self.device.type == "cuda":
-            choose_kernels(self.variant.speed, deterministic=False)
+            choose_kernels(self.variant.speed)
         for _ in range(self.scale.steps):
             self.step()
         wait_for(self.device)

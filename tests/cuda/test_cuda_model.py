@@ -17,7 +17,7 @@ from training.schedule import OptimiserConfig, build_optimizer
 from training.speed import SpeedConfig, choose_kernels, prepare
 
 HEAVY: dict[str, Any] = {"jitter": 1, "blur": 1, "erase": 1, "match_height": 4}
-FAST = SpeedConfig(roi_multiple=4, compile=True)
+FAST = SpeedConfig(compile=True)
 
 
 def forward(model: HybridModel, batch: Batch, step: int = 1) -> StepOutput:
@@ -33,7 +33,7 @@ def model_with_tables() -> HybridModel:
 
 
 def test_losses_and_gradients_are_those_of_the_cpu(cuda: torch.device) -> None:
-    choose_kernels(SpeedConfig(), deterministic=False)
+    choose_kernels(SpeedConfig())
     ours = model_with_tables()
     theirs = copy.deepcopy(ours).to(cuda)
     batch = hybrid_batch(1)
@@ -49,12 +49,11 @@ def test_losses_and_gradients_are_those_of_the_cpu(cuda: torch.device) -> None:
         assert error <= 1e-2 * parameter.grad.norm() + 1e-4, name
 
 
-@pytest.mark.parametrize("speed", [SpeedConfig(roi_multiple=4), FAST], ids=["padded", "compiled"])
-def test_settings_for_speed_change_rounding_alone(cuda: torch.device, speed: SpeedConfig) -> None:
-    choose_kernels(SpeedConfig(), deterministic=False)
+def test_settings_for_speed_change_rounding_alone(cuda: torch.device) -> None:
+    choose_kernels(SpeedConfig())
     plain = model_with_tables().to(cuda)
     fast = copy.deepcopy(plain)
-    prepare(fast.search, speed)
+    prepare(fast.search, FAST)
     for number in (1, 3, 6):  # more and more RoIs
         scenes = make_images((64, 96), [number, 0, 2, 1], first_position=4 * number)
         batch = Batch(number, scenes, hybrid_batch(number).canvases)
@@ -65,7 +64,7 @@ def test_settings_for_speed_change_rounding_alone(cuda: torch.device, speed: Spe
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_trains_in_bf16_and_compiled(cuda: torch.device, kind: str) -> None:
-    choose_kernels(FAST, deterministic=False)
+    choose_kernels(FAST)
     model = tiny_model(jittered_config()).to(cuda)
     prepare(model.search, FAST)
     config = OptimiserConfig.model_validate({"kind": kind, "lr": 1e-3, "lr_per_images": None})

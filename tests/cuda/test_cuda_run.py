@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[2]
 LIMIT_S = 300.0
 BEFORE, AFTER = 3, 5
 """Steps at least until the signal, and from there on."""
+NEAR = 5e-2
+"""Relative: sums on a GPU change their order, by which losses were 1 % apart after 9 steps on an H200."""
 SETTINGS = (
-    "engine.deterministic=false",  # RoIAlign's gradient would be the slow one
+    "engine.deterministic=false",
     "optimiser.decay=none",
     "checkpoint.every=100000",
 )
@@ -58,7 +60,5 @@ def test_goes_on_after_a_signal(run_file: Path, tmp_path: Path) -> None:
     ours, theirs = lines(cut), lines(whole)
     assert [line["step"] for line in ours] == list(range(1, stopped + AFTER + 1))
     assert ours[-1]["sample_digest"] == theirs[-1]["sample_digest"]
-    for found, meant in list(zip(ours, theirs))[:BEFORE]:
-        assert found["total"] == pytest.approx(meant["total"], rel=1e-2)
-    before = ours[stopped - 1]["total"]
-    assert all(abs(line["total"] - before) < 0.5 * abs(before) for line in ours[stopped:])
+    for found, meant in zip(ours, theirs, strict=True):
+        assert found["total"] == pytest.approx(meant["total"], rel=NEAR)

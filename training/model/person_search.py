@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.batch import Images, Use
@@ -107,8 +106,6 @@ class PersonSearch(nn.Module):
             else LinearClassifier(channels[1])
         )
         self.trunk_channels, self.head_channels = channels
-        self.roi_multiple = 1
-        """Boxes without a weight fill a forward's RoIs up to a multiple of this: few shapes."""
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD) * 255, persistent=False)
 
@@ -134,14 +131,9 @@ class PersonSearch(nn.Module):
         boxes = torch.cat([rois.boxes.reshape(-1, 4), match_boxes.to(rois.boxes.dtype)])
         weights = torch.cat([rois.weights.reshape(-1), rois.weights.new_ones(len(match_row))])
         runs = [*((image, q) for image in range(n)), *enumerate(per_image)]
-        count = len(boxes)
-        fill = -count % self.roi_multiple
-        if fill:
-            boxes, weights = F.pad(boxes, (0, 0, 0, fill)), F.pad(weights, (0, fill))
-            runs.append((0, fill))
         with self.norms.using(kind, weights):
             features = self.roi_features(maps, boxes, runs)
-        sampled, matched = features.rows(slice(n * q)), features.rows(slice(n * q, count))
+        sampled, matched = features.rows(slice(n * q)), features.rows(slice(n * q, None))
         exact = torch.autocast(maps.device.type, enabled=False)
         with exact, self.norms.using(kind, weights[: n * q]):
             logits = self.classifier(sampled.embedding, sampled.pooled)
