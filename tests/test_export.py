@@ -1,4 +1,4 @@
-"""Export: what other code loads computes what the trained backbone computes, and gaps are refused."""
+"""Export: what other code loads computes what the trained model computes, and gaps are refused."""
 
 import json
 from functools import cache
@@ -11,32 +11,35 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from training.export import export, write_files
+from training.export.exported import Exported, export
+from training.export.files import write_files
 from training.model.person_search import PersonSearch, PersonSearchConfig
 
 
 class Trained(nn.Module):
     """The person-search model where the hybrid model keeps it, beside parts that no target knows."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, config: PersonSearchConfig) -> None:
         super().__init__()
-        backbone = {"name": name, "weights": "random", "norm": "cross_rank"}
-        self.search = PersonSearch(
-            PersonSearchConfig.model_validate({"backbone": backbone}), seed=0
-        )
+        self.search = PersonSearch(config, seed=0)
         self.predictor = nn.Linear(4, 4)
 
     def features(self, x: Tensor) -> Tensor:
         return self.search.head["layer4"](self.search.backbone(x)).mean((2, 3))
 
 
+def config(name: str, **parts: object) -> PersonSearchConfig:
+    backbone = {"name": name, "weights": "random", "norm": "cross_rank"}
+    return PersonSearchConfig.model_validate({"backbone": backbone, **parts})
+
+
 @cache
 def trained(name: str) -> Trained:
     """Shared by the tests: those that damage its state copy it first."""
     torch.manual_seed(0)
-    model = Trained(name)
+    model = Trained(config(name))
     for module_name, buffer in model.named_buffers():
-        if buffer.is_floating_point():
+        if buffer.is_floating_point() and "running" in module_name:
             nn.init.uniform_(buffer, 0.5, 1.5)
         elif module_name.endswith("num_batches_tracked"):
             buffer.fill_(7)
@@ -46,12 +49,16 @@ def trained(name: str) -> Trained:
     return model.eval()
 
 
+def exported(target: str, name: str = "resnet50", part: str | None = None) -> Exported:
+    return export(target, part, trained(name).state_dict(), config(name))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_torchvision_loads_every_key_but_fc_and_computes_the_same(
     name: str, tmp_path: Path
 ) -> None:
     model = trained(name)
-    write_files(export("torchvision", model.state_dict(), name), tmp_path / "weights", {})
+    write_files(exported("torchvision", name), tmp_path / "weights", {})
     x = torch.randn(2, 3, 64, 64)
     for load in (
         lambda: torch.load(tmp_path / "weights.pth", weights_only=True),
@@ -68,15 +75,18 @@ def test_torchvision_loads_every_key_but_fc_and_computes_the_same(
 
 def test_the_account_names_every_tensor_on_both_sides(tmp_path: Path) -> None:
     state = trained("resnet18").state_dict()
-    exported = export("torchvision", state, "resnet18")
-    files = write_files(exported, tmp_path / "out" / "weights", {"step": 12})
+    files = write_files(
+        exported("torchvision", "resnet18"), tmp_path / "out" / "weights", {"step": 12}
+    )
     account = json.loads((tmp_path / "out" / "weights.json").read_text())
     assert account["step"] == 12
-    assert account["missing"] == ["fc.bias", "fc.weight"]
+    assert set(account["missing"]) == {"fc.bias", "fc.weight"}
     assert set(account["mapped"].values()) | set(account["dropped"]) == set(state)
     assert "predictor.weight" in account["dropped"]
     assert any("canvas_running_mean" in name for name in account["dropped"])
     assert set(account["sha256"]) == {"weights.safetensors", "weights.pth"}
+    assert sum(row["given"] for row in account["coverage"]) == len(account["mapped"])
+    assert all(row["given"] == row["wanted"] for row in account["coverage"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         p.name for p in files
     )
@@ -84,11 +94,9 @@ def test_the_account_names_every_tensor_on_both_sides(tmp_path: Path) -> None:
 
 def test_running_statistics_are_those_of_the_scenes() -> None:
     state = trained("resnet18").state_dict()
-    exported = export("torchvision", state, "resnet18")
-    assert torch.equal(
-        exported.tensors["bn1.running_mean"], state["search.backbone.bn1.running_mean"]
-    )
-    assert exported.tensors["layer4.1.bn2.num_batches_tracked"] == 7
+    found = exported("torchvision", "resnet18").tensors
+    assert torch.equal(found["bn1.running_mean"], state["search.backbone.bn1.running_mean"])
+    assert found["layer4.1.bn2.num_batches_tracked"] == 7
 
 
 def test_frozen_norms_have_no_counters_and_export_says_that_it_adds_them() -> None:
@@ -96,9 +104,9 @@ def test_frozen_norms_have_no_counters_and_export_says_that_it_adds_them() -> No
     shared = [name for name in state if name.startswith(("search.backbone", "search.head"))]
     counters = [name for name in shared if name.endswith("num_batches_tracked")]
     kept = {name: value for name, value in state.items() if name not in counters}
-    exported = export("torchvision", kept, "resnet18")
-    assert len(exported.added) == len(counters)
-    assert all(exported.tensors[name] == 0 for name in exported.added)
+    found = export("torchvision", None, kept, config("resnet18"))
+    assert len(found.added) == len(counters)
+    assert all(found.tensors[name] == 0 for name in found.added)
 
 
 def drop(state: dict[str, Tensor]) -> None:
@@ -117,18 +125,25 @@ def poison(state: dict[str, Tensor]) -> None:
     ("damage", "message"),
     [(drop, "layer4.0.conv1.weight is absent"), (reshape, "wants"), (poison, "not finite")],
 )
-def test_anything_short_of_full_coverage_is_refused(damage, message: str) -> None:
-    state = {key: value.clone() for key, value in trained("resnet18").state_dict().items()}
+@pytest.mark.parametrize(("target", "name"), [("torchvision", "resnet18"), ("nae", "resnet50")])
+def test_anything_short_of_full_coverage_is_refused(
+    target: str, name: str, damage, message: str
+) -> None:
+    state = {key: value.clone() for key, value in trained(name).state_dict().items()}
     damage(state)
     with pytest.raises(UserError, match=message):
-        export("torchvision", state, "resnet18")
+        export(target, None, state, config(name))
 
 
 def test_another_backbone_and_an_unknown_target_are_refused() -> None:
     state = trained("resnet18").state_dict()
     with pytest.raises(UserError, match="nothing was exported"):
-        export("torchvision", state, "resnet50")
-    with pytest.raises(UserError, match="torchvision"):
-        export("caffe", state, "resnet18")
+        export("torchvision", None, state, config("resnet50"))
+    with pytest.raises(UserError, match="there are: torchvision"):
+        export("caffe", None, state, config("resnet18"))
     with pytest.raises(UserError, match="takes ResNets"):
-        export("torchvision", state, "shufflenet_v1")
+        export("torchvision", None, state, config("shufflenet_v1"))
+    with pytest.raises(UserError, match="backbone alone"):
+        export("torchvision", "model", state, config("resnet18"))
+    with pytest.raises(UserError, match="is a resnet50 in its published code"):
+        export("nae", None, state, config("resnet18"))

@@ -1,0 +1,53 @@
+"""An export on disk: the tensors twice, the account of them, and the card that says what they are."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from training.export.exported import Exported
+
+SUFFIXES = (".safetensors", ".pth", ".json", ".md")
+
+
+def write_files(
+    exported: Exported, stem: Path, origin: Mapping[str, Any], card: str = ""
+) -> list[Path]:
+    """STEM.safetensors, STEM.pth as the target's loader wants it, STEM.json (the account) and STEM.md.
+
+    `origin` says which run and step.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    writers: dict[str, Callable[[Path], None]] = {
+        ".safetensors": lambda path: save_file(exported.tensors, path, {"format": "pt"}),
+        ".pth": lambda path: _save_pth(exported, path),
+    }
+    files = {suffix: _publish(stem, suffix, write) for suffix, write in writers.items()}
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.values()}
+    text = json.dumps({**origin, **exported.account(), "sha256": hashes}, indent=1) + "\n"
+    written = [*files.values(), _publish(stem, ".json", lambda path: path.write_text(text))]
+    if card:
+        written.append(_publish(stem, ".md", lambda path: path.write_text(card)))
+    return written
+
+
+def _save_pth(exported: Exported, path: Path) -> None:
+    spec = exported.spec
+    content: dict[str, Any] = dict(exported.tensors)
+    if spec.wrapper:
+        content = {spec.wrapper: exported.tensors, **spec.extra}
+    torch.save(content, path, _use_new_zipfile_serialization=not spec.old_pth)
+
+
+def _publish(stem: Path, suffix: str, write: Callable[[Path], object]) -> Path:
+    """Readers see the old file or the new one, never a part."""
+    path = stem.with_name(stem.name + suffix)
+    temporary = path.with_name(f".{path.name}.writing")
+    write(temporary)
+    os.replace(temporary, path)
+    return path
