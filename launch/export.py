@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError, run_command
 from training.checkpoint import STATE, Checkpoint, State, find_damage
+from training.export.card import write_card
 from training.export.exported import Exported, default_part, export
 from training.export.files import SUFFIXES, write_files
 from training.export.targets import NAMES
@@ -39,7 +40,8 @@ def main() -> None:
         "backbone": model.backbone.name,
     }
     stem = _stem(arguments.out) if arguments.out else _default_stem(run, exported)
-    files = write_files(exported, stem, origin)
+    card = write_card(exported, run, checkpoint, stem.name)
+    files = write_files(exported, stem, origin, card)
     _print_account(exported, checkpoint)
     for path in files:
         print(f"  {path}")

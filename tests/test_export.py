@@ -58,7 +58,7 @@ def test_torchvision_loads_every_key_but_fc_and_computes_the_same(
     name: str, tmp_path: Path
 ) -> None:
     model = trained(name)
-    write_files(exported("torchvision", name), tmp_path / "weights", {})
+    write_files(exported("torchvision", name), tmp_path / "weights", {}, "# card")
     x = torch.randn(2, 3, 64, 64)
     for load in (
         lambda: torch.load(tmp_path / "weights.pth", weights_only=True),
@@ -76,7 +76,7 @@ def test_torchvision_loads_every_key_but_fc_and_computes_the_same(
 def test_the_account_names_every_tensor_on_both_sides(tmp_path: Path) -> None:
     state = trained("resnet18").state_dict()
     files = write_files(
-        exported("torchvision", "resnet18"), tmp_path / "out" / "weights", {"step": 12}
+        exported("torchvision", "resnet18"), tmp_path / "out" / "weights", {"step": 12}, "# card"
     )
     account = json.loads((tmp_path / "out" / "weights.json").read_text())
     assert account["step"] == 12

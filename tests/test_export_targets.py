@@ -133,7 +133,7 @@ def test_the_pth_is_what_the_target_s_loader_opens(
     target: str, wrapper: str, tmp_path: Path
 ) -> None:
     found = exported(target)
-    write_files(found, tmp_path / "weights", {})
+    write_files(found, tmp_path / "weights", {}, "# card")
     content = torch.load(tmp_path / "weights.pth", weights_only=True)
     assert content[wrapper].keys() == found.tensors.keys()
     with open(tmp_path / "weights.pth", "rb") as file:

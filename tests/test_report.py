@@ -111,7 +111,13 @@ def test_a_named_checkpoint_is_exported_and_the_report_shows_it(
     monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--checkpoint", "30"])
     export.main()
     names = {path.name for path in (run.path / "export").iterdir()}
-    assert names == {f"torchvision-resnet18{end}" for end in (".json", ".pth", ".safetensors")}
+    assert names == {
+        f"torchvision-resnet18{end}" for end in (".json", ".md", ".pth", ".safetensors")
+    }
+    card = (run.path / "export" / "torchvision-resnet18.md").read_text()
+    assert card.count("| generated |") == 4, "every set's licence note"
+    assert "30 of 40 steps" in card
+    assert "| oim | 6.8680 |" in card
     text = write_report(monkeypatch, run.path, "--samples", "0")
     assert "torchvision-resnet18" in text
     out = tmp_path / "elsewhere" / "weights.pth"
@@ -119,6 +125,24 @@ def test_a_named_checkpoint_is_exported_and_the_report_shows_it(
     export.main()
     assert out.exists()
     assert out.with_suffix(".json").exists()
+
+
+def test_the_card_names_sets_that_cannot_be_read_and_what_ecp_forbids(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(config, tmp_path / "run")
+    train_a_little(config, run)
+    stream = json.loads((run.path / "stream.json").read_text())
+    stream["manifests"]["ecp/day_train"] = {"manifest": "gone", "generation": 0}
+    stream["manifests"]["crowd/train"]["manifest"] = "of before"
+    (run.path / "stream.json").write_text(json.dumps(stream))
+    monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--out", str(tmp_path / "w.pth")])
+    export.main()
+    card = (tmp_path / "w.md").read_text()
+    assert "| ecp/day_train |  | not known" in card
+    assert "EuroCity Persons forbids commercial use" in card
+    assert "generated (as of now; the set has changed since)" in card
+    assert card.count("| generated |") == 3
 
 
 def test_a_missing_or_damaged_checkpoint_is_not_exported(

@@ -15,9 +15,7 @@ from training.export.exported import Exported
 SUFFIXES = (".safetensors", ".pth", ".json", ".md")
 
 
-def write_files(
-    exported: Exported, stem: Path, origin: Mapping[str, Any], card: str = ""
-) -> list[Path]:
+def write_files(exported: Exported, stem: Path, origin: Mapping[str, Any], card: str) -> list[Path]:
     """STEM.safetensors, STEM.pth as the target's loader wants it, STEM.json (the account) and STEM.md.
 
     `origin` says which run and step.
@@ -30,10 +28,11 @@ def write_files(
     files = {suffix: _publish(stem, suffix, write) for suffix, write in writers.items()}
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.values()}
     text = json.dumps({**origin, **exported.account(), "sha256": hashes}, indent=1) + "\n"
-    written = [*files.values(), _publish(stem, ".json", lambda path: path.write_text(text))]
-    if card:
-        written.append(_publish(stem, ".md", lambda path: path.write_text(card)))
-    return written
+    return [
+        *files.values(),
+        _publish(stem, ".json", lambda path: path.write_text(text)),
+        _publish(stem, ".md", lambda path: path.write_text(card)),
+    ]
 
 
 def _save_pth(exported: Exported, path: Path) -> None:

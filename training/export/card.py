@@ -1,0 +1,183 @@
+"""The model card beside an export: data and their terms, how it was trained, how it is loaded."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.shards import Manifest, ShardSet
+from training.checkpoint import Checkpoint
+from training.export.exported import Exported
+from training.metrics import METRICS_FILE
+from training.run import ENVIRONMENT_FILE, Run
+
+TERMS = {
+    "ecp": "EuroCity Persons forbids commercial use: a network trained on it may be passed on free of "
+    "charge, for research only and with attribution, and is no part of a product.",
+    "crowdhuman": "CrowdHuman is for non-commercial research.",
+    "luperson": "LUPerson is for research.",
+    "msmt17": "MSMT17 is for academic research, under its signed agreement.",
+}
+"""Data set -> what it means for weights, for short: the notes in the table come from the shard sets."""
+
+MMDET_STYLE = """
+Set `style='pytorch'` in `model.backbone` (and in `model.roi_head.shared_head`, where there is one): these
+weights have the stride of a block in its 3x3 convolution, the published configurations, `style='caffe'`, in
+its first 1x1. And normalise with
+`img_norm_cfg = dict(mean=[103.530, 116.280, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False)`, which is folded
+into the first convolution. Whoever reports a gain runs the ImageNet baseline in the same style."""
+INTO_MODEL = """
+After `model = ...` in its training script:
+
+    weights = torch.load("{file}.pth", map_location="cpu")["model"]
+    result = model.load_state_dict(weights, strict=False)
+    assert not result.unexpected_keys
+    print(result.missing_keys)  # must be what the table below leaves to the target"""
+LOADING = {
+    "torchvision": """
+    net = torchvision.models.{backbone}()
+    net.load_state_dict(safetensors.torch.load_file("{file}.safetensors"), strict=False)""",
+    "nae": INTO_MODEL,
+    "seqnet": INTO_MODEL,
+    "coat": INTO_MODEL,
+    "alignps": "\nIn the configuration: `model = dict(pretrained='{file}.pth', ...)`."
+    + MMDET_STYLE,
+    "roi_alignps": "\nIn the configuration: {key}." + MMDET_STYLE,
+}
+ROI_ALIGNPS_KEYS = {
+    "model": "`load_from = '{file}.pth'` and `model = dict(pretrained=None, ...)`",
+    "backbone": "`model = dict(pretrained='{file}.pth', ...)`",
+}
+
+
+def write_card(exported: Exported, run: Run, checkpoint: Checkpoint, file: str) -> str:
+    """Markdown. `file`: the export's name without its suffix."""
+    name = run.folder.path.name
+    sections = [
+        f"# {file}: step {checkpoint.state.step} of {name}",
+        f"Weights of {_what(exported, run)}, pre-trained for person search, under the names of "
+        f"{exported.target}. `{file}.json` names every tensor.",
+        "## Data and terms",
+        *_data(run),
+        "## How to load it",
+        _loading(exported, run, file).strip("\n"),
+        "## What it fills",
+        _table(
+            ["in the target", "from", "how", "tensors"],
+            [
+                [f"`{row.name}*`", f"`{row.source}*`", row.how, f"{row.given} of {row.wanted}"]
+                for row in exported.coverage
+            ],
+        ),
+        _table(
+            ["left to the target", "why"],
+            [[f"`{name}`", why] for name, why in exported.missing.items()],
+        ),
+        "Pixels: "
+        + "; ".join(f"{name} {value}" for name, value in exported.spec.input.items())
+        + ".",
+        "## How it was trained",
+        *_training(run, checkpoint),
+        "## What is not known",
+        f"Whether {exported.target} gains from these weights, on any benchmark: that was not measured when "
+        "they were exported. `docs/export.md` has the commands that would tell.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _what(exported: Exported, run: Run) -> str:
+    backbone = run.config.hybrid.model.backbone.name
+    return f"a {backbone}" if exported.part == "backbone" else f"a whole model with a {backbone}"
+
+
+def _loading(exported: Exported, run: Run, file: str) -> str:
+    text = LOADING[exported.target].replace("{key}", ROI_ALIGNPS_KEYS[exported.part])
+    return text.replace("{file}", file).replace("{backbone}", run.config.hybrid.model.backbone.name)
+
+
+def _data(run: Run) -> Iterator[str]:
+    stored = _read(run.folder.path / "stream.json")["manifests"]
+    found = {f"{m.dataset}/{m.split}": (m, sha256) for m, sha256 in _manifests(run)}
+    rows = []
+    for name, of in stored.items():
+        manifest, sha256 = found.get(name, (None, ""))
+        if manifest is None:
+            rows.append([name, "", "not known: its shard set could not be read at the export"])
+            continue
+        changed = "" if sha256 == of["manifest"] else " (as of now; the set has changed since)"
+        rows.append([name, f"{manifest.samples:,}", manifest.licence + changed])
+    yield _table(["data set", "samples", "its licence note"], rows)
+    yield (
+        "All of these bind whoever uses or passes on the weights. "
+        + " ".join(
+            text
+            for dataset, text in TERMS.items()
+            if any(name.split("/")[0] == dataset for name in stored)
+        )
+    ).strip()
+    weights = _read(run.folder.path / "weights.json")
+    yield "The backbone began with " + (
+        f"{weights['origin']} (sha256 {weights['sha256'][:16]}), whose own terms hold too."
+        if weights
+        else "random weights."
+    )
+
+
+def _manifests(run: Run) -> Iterator[tuple[Manifest, str]]:
+    config = run.config.stream
+    mixtures = [mixture for _, mixture in (*config.mixtures("detection"), *config.mixtures("reid"))]
+    for url in dict.fromkeys(entry.shards for mixture in mixtures for entry in mixture):
+        try:
+            shard_set = ShardSet(url)
+            yield shard_set.manifest, shard_set.manifest_sha256
+        except (UserError, OSError):  # weights are exported where the data need not be
+            continue
+
+
+def _training(run: Run, checkpoint: Checkpoint) -> Iterator[str]:
+    of = _read(run.folder.path / ENVIRONMENT_FILE)
+    state = checkpoint.state
+    yield (
+        f"Commit {of.get('commit') or 'not known'}, {of.get('world_size')} ranks on {_hardware(of)}, PyTorch "
+        f"{of.get('packages', {}).get('torch')}. {state.step:,} of {run.config.steps:,} steps, "
+        f"{state.images:,} images in two views each; digest of their order `{state.sample_digest[:16]}`."
+    )
+    line = _last_line(run.folder.path / METRICS_FILE, state.step)
+    if line:
+        losses = {"total": line["total"], **line["losses"]}
+        yield f"Losses at step {line['step']:,}, of training, unweighted but for the total:"
+        yield _table(["loss", "value"], [[name, _number(losses[name])] for name in losses])
+    yield "Its whole configuration:"
+    yield f"```yaml\n{(run.folder.path / 'config.yaml').read_text().strip()}\n```"
+
+
+def _hardware(environment: dict[str, Any]) -> str:
+    gpus = environment.get("gpus") or []
+    return f"{len(gpus)} x {gpus[0]} a machine" if gpus else "CPUs"
+
+
+def _last_line(path: Path, step: int) -> dict[str, Any] | None:
+    """The last whole one that is not after `step`."""
+    last = None
+    for text in path.read_text().splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if line["step"] <= step:
+            last = line
+    return last
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return (json.loads(path.read_text()) or {}) if path.exists() else {}
