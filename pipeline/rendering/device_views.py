@@ -3,7 +3,7 @@
 The CPU has decoded each image and resized once what its views show of it, its base
 (`pipeline.rendering.device_base`); here every pixel of a view is sampled from it bilinearly, coloured by one
 matrix and blurred. Each pixel is a sum in one fixed order, so it does not depend on what else is in the
-batch. Written for a GPU and so far measured on none: the tests run it on a CPU.
+batch, nor on the device: on an H200 they are the CPU's to the bit.
 
 Letters: N images, P persons of these images, H x W the size of a view, M the blur's reach, B bases' sizes.
 """
