@@ -14,6 +14,8 @@ IN_A_STEP = TrainingMoment("step", 5, "rank 1", 0.05)
 """The fifth step, right after the second checkpoint."""
 IN_A_SAVE = TrainingMoment("published", 2, "ranks", 0.0, background=True)
 """Right before the second checkpoint gets its name."""
+NEAR = {"rel": 1e-2, "abs": 5e-3}
+"""Adam divides by the root of a gradient's square, so where that is near 0, rounding steps as far as any."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_a_run_goes_on_with_other_ranks_and_another_stage(
     launch(1, on_one_rank, tmp_path / "resumed")
     for one, two in zip(lines(run), lines(undisturbed_run), strict=True):
         assert one["sample_digest"] == two["sample_digest"]
-        assert one["losses"] == pytest.approx(two["losses"], rel=1e-3, abs=1e-4)
+        assert one["losses"] == pytest.approx(two["losses"], **NEAR)
     assert (run / "changes.jsonl").read_text().count("engine.zero_stage") == 1
 
 
