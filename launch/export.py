@@ -1,15 +1,19 @@
 """Weights of a run under the names that other code loads: python launch/export.py RUN --target nae"""
 
 import argparse
+import json
 from pathlib import Path
+
+from torch import Tensor
 
 from pipeline.errors import UserError, run_command
 from training.checkpoint import STATE, Checkpoint, State, find_damage
 from training.export.card import write_card
 from training.export.exported import Exported, default_part, export
 from training.export.files import SUFFIXES, write_files
+from training.export.re_estimation import re_estimate
 from training.export.targets import NAMES
-from training.run import Run, load_run
+from training.run import ENVIRONMENT_FILE, Run, build_model, load_run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -20,8 +24,18 @@ def parse_arguments() -> argparse.Namespace:
         "--part", choices=("backbone", "model"), help="default: all that the target takes"
     )
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    parser.add_argument(
+        "--re-estimate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure the norms' statistics anew on N scenes of the run's shards",
+    )
     parser.add_argument("--out", help=f"default: RUN/export/TARGET-BACKBONE, {', '.join(SUFFIXES)}")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.re_estimate < 0:
+        parser.error("--re-estimate takes a number of scenes")
+    return arguments
 
 
 def main() -> None:
@@ -31,20 +45,33 @@ def main() -> None:
         run.checkpoint() if arguments.checkpoint is None else _at(run, arguments.checkpoint)
     )
     model = run.config.hybrid.model
-    exported = export(arguments.target, arguments.part, checkpoint.model(), model)
+    tensors, scenes = checkpoint.model(), 0
+    if arguments.re_estimate:
+        tensors, scenes = _re_estimated(run, checkpoint, arguments.re_estimate)
+    exported = export(arguments.target, arguments.part, tensors, model)
     origin = {
         "run": run.folder.path.name,
         "step": checkpoint.state.step,
         "images": checkpoint.state.images,
         "sample_digest": checkpoint.state.sample_digest,
         "backbone": model.backbone.name,
+        "statistics_from_scenes": scenes or None,
     }
     stem = _stem(arguments.out) if arguments.out else _default_stem(run, exported)
-    card = write_card(exported, run, checkpoint, stem.name)
+    card = write_card(exported, run, checkpoint, stem.name, scenes)
     files = write_files(exported, stem, origin, card)
     _print_account(exported, checkpoint)
     for path in files:
         print(f"  {path}")
+
+
+def _re_estimated(run: Run, checkpoint: Checkpoint, scenes: int) -> tuple[dict[str, Tensor], int]:
+    model = build_model(run.config, run.identities, run.domains, load_weights=False)
+    checkpoint.load_into(model)
+    environment = json.loads((run.folder.path / ENVIRONMENT_FILE).read_text())
+    slices = environment["world_size"] * run.config.engine.accumulation
+    seen = re_estimate(model.search, run.config, run.identities, slices, scenes)
+    return model.state_dict(), seen
 
 
 def _at(run: Run, step: int) -> Checkpoint:

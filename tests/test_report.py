@@ -121,10 +121,13 @@ def test_a_named_checkpoint_is_exported_and_the_report_shows_it(
     text = write_report(monkeypatch, run.path, "--samples", "0")
     assert "torchvision-resnet18" in text
     out = tmp_path / "elsewhere" / "weights.pth"
-    monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--out", str(out)])
+    monkeypatch.setattr(
+        "sys.argv", ["export.py", str(run.path), "--out", str(out), "--re-estimate", "3"]
+    )
     export.main()
     assert out.exists()
-    assert out.with_suffix(".json").exists()
+    assert json.loads(out.with_suffix(".json").read_text())["statistics_from_scenes"] == 4
+    assert "means over 4 scenes" in out.with_suffix(".md").read_text()
 
 
 def test_the_card_names_sets_that_cannot_be_read_and_what_ecp_forbids(

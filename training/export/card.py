@@ -51,8 +51,10 @@ ROI_ALIGNPS_KEYS = {
 }
 
 
-def write_card(exported: Exported, run: Run, checkpoint: Checkpoint, file: str) -> str:
-    """Markdown. `file`: the export's name without its suffix."""
+def write_card(
+    exported: Exported, run: Run, checkpoint: Checkpoint, file: str, scenes: int = 0
+) -> str:
+    """Markdown. `file`: the export's name, no suffix; `scenes`: on how many statistics were re-estimated."""
     name = run.folder.path.name
     sections = [
         f"# {file}: step {checkpoint.state.step} of {name}",
@@ -79,6 +81,12 @@ def write_card(exported: Exported, run: Run, checkpoint: Checkpoint, file: str) 
         + ".",
         "## How it was trained",
         *_training(run, checkpoint),
+        "The norms' running statistics are "
+        + (
+            f"means over {scenes:,} scenes."
+            if scenes
+            else "those of scenes, as training left them."
+        ),
         "## What is not known",
         f"Whether {exported.target} gains from these weights, on any benchmark: that was not measured when "
         "they were exported. `docs/export.md` has the commands that would tell.",
