@@ -39,7 +39,7 @@ def load_weights(path: str | Path) -> Weights:
     else:
         raise UserError(
             f"--weights {path}: expected a run folder, or a folder checkpoints/step-* in one. Exported files "
-            "hold a backbone, and a backbone alone finds nobody."
+            "are named for other code and are not read back."
         )
     model = PersonSearch(run.config.hybrid.model, seed=0, load_weights=False)
     tensors = {

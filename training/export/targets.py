@@ -162,6 +162,9 @@ def _roi_alignps() -> Target:
         "mi_estimator.*": "ties the two branches together in training",
         "roi_head.bbox_head.fc_cls.*": "unused: the norm of the embedding classifies",
         **_tables("roi_head.bbox_head.loss_oim"),
+        **_tables("loss_oim"),
+        "labeled_matching_layer.*": "identities, too",
+        "unlabeled_matching_layer.*": "identities, too",
     }
     head = "roi_head.bbox_head."
     projectors = tuple(
