@@ -17,7 +17,6 @@ from pipeline.config import apply_override, parse_config
 from pipeline.errors import UserError, run_command
 from pipeline.samples import SampleReader
 from pipeline.shards import ShardSet
-from training.checkpoint import write_atomically
 from training.engine import launched_rank, launched_world_size
 from training.evaluation.benchmarks import benchmark_of
 from training.evaluation.detections import (
@@ -29,6 +28,7 @@ from training.evaluation.detections import (
 from training.evaluation.protocols import query_boxes
 from training.evaluation.results import console_table, outcome
 from training.evaluation.weights import load_weights
+from training.files import write_atomically
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -9,7 +9,7 @@ from launch.reporting.summary import in_short, read_lines, what_came_out
 from launch.reporting.training import how_training_went
 from pipeline.errors import run_command
 from pipeline.pages import page
-from training.checkpoint import write_atomically
+from training.files import write_atomically
 from training.metrics import METRICS_FILE
 from training.run import load_run
 

@@ -14,8 +14,8 @@ from launch.evaluation.looking import Looker, in_words, list_pictures, look_thro
 from launch.evaluation.ranks import choose_device, make_folder
 from pipeline.annotation import Box
 from pipeline.errors import UserError, run_command
-from training.checkpoint import write_atomically
 from training.evaluation.weights import load_weights
+from training.files import write_atomically
 
 BOX = re.compile(r"(?P<path>.+):(?P<box>[-\d.]+(?:,[-\d.]+){3})")
 SMALLEST_SIDE = 4.0

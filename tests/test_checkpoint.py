@@ -123,7 +123,7 @@ def test_a_killed_writer_leaves_nothing_that_counts(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_sync", killed)
+        patched.setattr(checkpoint, "sync", killed)
         with pytest.raises(KeyboardInterrupt):
             write(checkpoints, 10)
     found = checkpoints.newest()
@@ -154,7 +154,7 @@ class DiskFull:
     ("where", "error"),
     [
         ("save_file", SafetensorError("No space left on device")),
-        ("_sync", OSError(28, "No space left on device")),
+        ("sync", OSError(28, "No space left on device")),
     ],
 )
 def test_a_full_disk_costs_no_checkpoint(

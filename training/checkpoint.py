@@ -6,7 +6,6 @@ checkpoints/latest          the newest one's name, for people and scripts
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from training.files import sync, write_atomically
 
 MODEL, OPTIMIZER, STATE, MANIFEST = (
     "model.safetensors",
@@ -138,7 +138,7 @@ class Checkpoints:
         if target.exists():  # left by a run that was resumed from before it
             _delete(target)
         temporary.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
         write_atomically(self.folder / "latest", target.name + "\n")
         for path in self._published()[self.config.keep :]:
             if path.name < target.name:
@@ -196,8 +196,8 @@ def _fill(folder: Path, state: State, tensors: Mapping[str, Mapping[str, Tensor]
     files = {name: _describe(folder / name) for name in (MODEL, OPTIMIZER, STATE)}
     (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n")
     for name in (*files, MANIFEST):
-        _sync(folder / name)
-    _sync(folder)
+        sync(folder / name)
+    sync(folder)
     return sum((folder / name).stat().st_size for name in (*files, MANIFEST))
 
 
@@ -218,14 +218,6 @@ def find_damage(path: Path) -> str | None:
     return None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old text or the new, also after a crash."""
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text)
-    _sync(temporary)
-    temporary.replace(path)
-
-
 def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, each with storage of its own: ZeRO keeps parameters as views of one buffer."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -237,14 +229,6 @@ def _describe(path: Path) -> dict[str, int | str]:
             "bytes": path.stat().st_size,
             "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
         }
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _delete(path: Path) -> None:

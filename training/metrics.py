@@ -21,8 +21,8 @@ from pipeline.batch import Batch
 from pipeline.config import Config
 from pipeline.digest import LIMBS, SampleDigest
 from pipeline.stats import StreamStats
-from training.checkpoint import write_atomically
 from training.distributed import all_reduce_sum, is_main
+from training.files import write_atomically
 from training.hybrid import StepOutput
 from training.statistics import ratios
 

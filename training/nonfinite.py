@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pipeline.batch import Batch, Images
 from pipeline.errors import UserError
-from training.checkpoint import write_atomically
 from training.distributed import is_main, rank
+from training.files import write_atomically
 from training.hybrid import KINDS, StepOutput
 
 WINDOW = 1000

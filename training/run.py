@@ -30,10 +30,10 @@ from training.checkpoint import (
     CheckpointConfig,
     Checkpoints,
     State,
-    write_atomically,
 )
 from training.distributed import rank, same_on_all_ranks
 from training.engine import EngineConfig
+from training.files import write_atomically
 from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
 from training.model.weights import LoadedWeights

@@ -26,6 +26,7 @@ from pipeline.shards import parquet_bytes, read_parquet
 from training.evaluation.found import Detections, joined, starts
 from training.evaluation.scenes import Scene, decode_scene, find_people
 from training.evaluation.weights import Weights
+from training.files import replacing
 from training.model.inference import Finder, InferenceConfig
 
 FORMAT = 1
@@ -263,15 +264,10 @@ def _lists(column: pa.ChunkedArray) -> list[NDArray[np.float32]]:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Readers see the whole file or none, also after a crash. Raises UserError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path, mark=str(os.getpid())) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error.strerror}. Make room, then evaluate again: it goes on from here."
         ) from None

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from training.export.exported import Exported
+from training.files import replacing
 
 SUFFIXES = (".safetensors", ".pth", ".json", ".md")
 
@@ -21,8 +21,9 @@ def write_files(exported: Exported, stem: Path, origin: Mapping[str, Any], card:
     `origin` says which run and step.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    writers: dict[str, Callable[[Path], None]] = {
-        ".safetensors": lambda path: save_file(exported.tensors, path, {"format": "pt"}),
+    writers: dict[str, Callable[[Path], object]] = {
+        # `save_file` would make a file that nobody else may read
+        ".safetensors": lambda path: path.write_bytes(save(exported.tensors, {"format": "pt"})),
         ".pth": lambda path: _save_pth(exported, path),
     }
     files = {suffix: _publish(stem, suffix, write) for suffix, write in writers.items()}
@@ -44,9 +45,7 @@ def _save_pth(exported: Exported, path: Path) -> None:
 
 
 def _publish(stem: Path, suffix: str, write: Callable[[Path], object]) -> Path:
-    """Readers see the old file or the new one, never a part."""
     path = stem.with_name(stem.name + suffix)
-    temporary = path.with_name(f".{path.name}.writing")
-    write(temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        write(temporary)
     return path
