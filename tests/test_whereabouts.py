@@ -4,7 +4,9 @@ import itertools
 import os
 import re
 import signal
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,7 +22,7 @@ from pipeline.errors import UserError
 from training import hybrid
 from training.distributed import all_reduce_sum
 from training.engine import launched_rank
-from training.whereabouts import BEAT_S, Word, describe
+from training.whereabouts import BEAT_S, Whereabouts, Word, describe
 
 pytestmark = pytest.mark.launched
 
@@ -182,3 +184,29 @@ def test_ranks_in_one_place_share_a_line() -> None:
         "  rank 8: has not said anything yet",
         "  ranks 0-2, 4-7: at work or waiting in step 41: train > all_reduce_sum (a.py:1), for 11 s",
     ]
+
+
+class Listener:
+    """In place of the store."""
+
+    def __init__(self) -> None:
+        self.heard = threading.Event()
+
+    def say(self, word: Word) -> None:
+        self.heard.set()
+
+
+def test_a_look_at_a_step_keeps_none_of_its_tensors() -> None:
+    here, store = Whereabouts(TIMEOUT_S), Listener()
+    thread = threading.Thread(target=here._tell, args=(store,))
+
+    def step() -> "weakref.ref[torch.Tensor]":
+        value = torch.zeros(1)
+        thread.start()
+        assert store.heard.wait(10)
+        return weakref.ref(value)
+
+    value = step()
+    assert value() is None
+    here._ended.set()
+    thread.join()

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -61,7 +61,8 @@ class Whereabouts:
 
     @contextmanager
     def told(self) -> Iterator["Whereabouts"]:
-        """Adds where all ranks are to an exception that ends the block, some three seconds later.
+        """Adds where all ranks are to an exception that ends the block, some three seconds later; twice that
+        if rank 0 does not answer.
 
         UserErrors explain themselves, and are not held up. Entered by every rank after the group was formed.
         """
@@ -92,8 +93,7 @@ class Whereabouts:
         """The thread."""
         beat, before, since, warned = 0, None, time.monotonic(), False
         while not self._ended.wait(BEAT_S if beat else 0):
-            frame = sys._current_frames()[self._main]  # a look from outside: the steps pay nothing
-            here = self._failure or Word(0, self.step, _place([*walk_stack(frame)][::-1]), 0.0)
+            here = self._failure or Word(0, self.step, _place_of(self._main), 0.0)
             if here != before:
                 before, since, warned = here, time.monotonic(), False
             stood_s, beat = time.monotonic() - since, beat + 1
@@ -110,8 +110,6 @@ class Whereabouts:
     def _report(self, store: "_Store") -> str:
         """Reads twice: who has not said anything meanwhile is stopped, gone or cut off."""
         first = store.read()
-        time.sleep(2.5 * BEAT_S)
-        second = store.read()
         if not first:
             me = self._failure
             place = f", failed in {_at(me.step, me.place)}: {me.error}" if me else ""
@@ -119,7 +117,8 @@ class Whereabouts:
                 "Where the other ranks are is not known: rank 0, which keeps it, does not answer. "
                 f"This is rank {rank()}{place}."
             )
-        return describe(first, second or first, world_size())
+        time.sleep(2.5 * BEAT_S)
+        return describe(first, store.read() or first, world_size())
 
 
 def describe(first: Mapping[int, Word], second: Mapping[int, Word], ranks: int) -> str:
@@ -158,6 +157,11 @@ def _numbers(members: list[int]) -> str:
     return ("ranks " if len(members) > 1 else "rank ") + text.removeprefix(", ")
 
 
+def _place_of(thread: int) -> str:
+    """A look from outside: the thread pays nothing. A frame that was kept would keep the step's tensors."""
+    return _place([*walk_stack(sys._current_frames()[thread])][::-1])
+
+
 def _place(frames: Iterable[tuple[FrameType, int]]) -> str:
     """`train > HybridModel.forward > ... (training/hybrid.py:310)`, of frames from the outermost on."""
     ours: list[tuple[str, str]] = []
@@ -176,15 +180,17 @@ class _Store:
     """One connection to the server that the process group met at. Once it failed, it is left alone."""
 
     def __init__(self) -> None:
+        self._store: dist.Store | None = None
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        server = dist.TCPStore(
-            address,
-            port,
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=ANSWER_S),
-        )
-        self._store: dist.Store | None = dist.PrefixStore("whereabouts", server)
+        with suppress(RuntimeError):  # then nobody says where it is, but training goes on
+            server = dist.TCPStore(
+                address,
+                port,
+                is_master=False,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=ANSWER_S),
+            )
+            self._store = dist.PrefixStore("whereabouts", server)
 
     def say(self, word: Word) -> None:
         try:

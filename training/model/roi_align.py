@@ -1,7 +1,8 @@
-"""RoIAlign as two matrix products: torchvision's numbers to rounding, several times as fast to train through.
+"""RoIAlign as two matrix products: torchvision's numbers to rounding, faster to train through.
 
 Bilinear interpolation is separable, so a box's bins are A_y @ map @ A_x^T with small matrices of weights. Its
-gradient is products too, where torchvision's adds atomically: in any order on a GPU, slowly on a CPU.
+gradient is products too, where torchvision's adds atomically: in any order on a GPU, slowly on a CPU. The
+price: H * w * C values a box for a while, one map at a time; and a cell that is not finite spoils every box.
 
 Letters: N maps, C channels, H x W cells, R boxes, h x w bins.
 Source: He et al., Mask R-CNN, ICCV 2017; torchvision.ops.roi_align with aligned=False.
