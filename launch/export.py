@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.errors import UserError, run_command
-from training.checkpoint import STATE, Checkpoint, State, find_damage
+from training.checkpoint import Checkpoint
 from training.export.card import write_card
 from training.export.exported import Exported, default_part, export
 from training.export.files import SUFFIXES, write_files
@@ -82,11 +82,7 @@ def _at(run: Run, step: int) -> Checkpoint:
         raise UserError(
             f"no checkpoint of step {step} in {folder}; kept: {', '.join(kept) or 'none'}."
         )
-    if damage := find_damage(path):
-        raise UserError(
-            f"the checkpoint {path} is not whole: {damage}. Choose another --checkpoint."
-        )
-    return Checkpoint(path, State.model_validate_json((path / STATE).read_text()))
+    return Checkpoint.open(path)
 
 
 def _stem(out: str) -> Path:

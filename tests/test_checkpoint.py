@@ -114,6 +114,12 @@ def test_if_all_are_damaged_the_user_decides(checkpoints: Checkpoints) -> None:
         checkpoints.newest()
 
 
+def test_whoever_may_read_one_file_may_read_all(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 5)
+    files = (checkpoints.folder / "step-00000005").iterdir()
+    assert len({path.stat().st_mode for path in files}) == 1
+
+
 def test_a_killed_writer_leaves_nothing_that_counts(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:

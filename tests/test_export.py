@@ -147,3 +147,14 @@ def test_another_backbone_and_an_unknown_target_are_refused() -> None:
         export("torchvision", "model", state, config("resnet18"))
     with pytest.raises(UserError, match="is a resnet50 in its published code"):
         export("nae", None, state, config("resnet18"))
+
+
+def test_whoever_may_read_one_file_may_read_all(tmp_path: Path) -> None:
+    files = write_files(exported("torchvision", "resnet18"), tmp_path / "weights", {}, "# card")
+    assert len({path.stat().st_mode for path in files}) == 1
+
+
+def test_where_nothing_can_be_written_the_user_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write the export"):
+        write_files(exported("torchvision", "resnet18"), tmp_path / "file/weights", {}, "# card")

@@ -66,6 +66,13 @@ class Checkpoint:
     path: Path
     state: State
 
+    @classmethod
+    def open(cls, path: Path) -> "Checkpoint":
+        """Raises UserError if it is not whole."""
+        if damage := find_damage(path):
+            raise UserError(f"the checkpoint {path} is not whole: {damage}. Choose another.")
+        return cls(path, State.model_validate_json((path / STATE).read_text()))
+
     def model(self) -> dict[str, Tensor]:
         """Parameters and buffers by name."""
         return load_file(self.path / MODEL)
@@ -193,6 +200,8 @@ def _fill(folder: Path, state: State, tensors: Mapping[str, Mapping[str, Tensor]
     for name, named in tensors.items():
         save_file(dict(named), folder / name)
     (folder / STATE).write_text(state.model_dump_json(indent=1) + "\n")
+    for name in tensors:  # safetensors lets nobody else read them
+        shutil.copymode(folder / STATE, folder / name)
     files = {name: _describe(folder / name) for name in (MODEL, OPTIMIZER, STATE)}
     (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n")
     for name in (*files, MANIFEST):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from training.checkpoint import MANIFEST, MODEL, STATE, Checkpoint, State, find_damage
+from training.checkpoint import MANIFEST, MODEL, STATE, Checkpoint
 from training.model.person_search import PersonSearch
 from training.run import load_run
 
@@ -30,9 +30,7 @@ def load_weights(path: str | Path) -> Weights:
     folder = Path(path)
     if (folder / STATE).is_file() and (folder / MANIFEST).is_file():
         run = load_run(folder.resolve().parent.parent)
-        if damage := find_damage(folder):
-            raise UserError(f"the checkpoint {folder} is not whole: {damage}. Choose another.")
-        checkpoint = Checkpoint(folder, State.model_validate_json((folder / STATE).read_text()))
+        checkpoint = Checkpoint.open(folder)
     elif (folder / "config.yaml").is_file():
         run = load_run(folder)
         checkpoint = run.checkpoint()

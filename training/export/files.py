@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from pipeline.errors import UserError
 from training.export.exported import Exported
 from training.files import replacing
 
@@ -18,22 +19,25 @@ SUFFIXES = (".safetensors", ".pth", ".json", ".md")
 def write_files(exported: Exported, stem: Path, origin: Mapping[str, Any], card: str) -> list[Path]:
     """STEM.safetensors, STEM.pth as the target's loader wants it, STEM.json (the account) and STEM.md.
 
-    `origin` says which run and step.
+    `origin` says which run and step. Raises UserError where they cannot be written.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
     writers: dict[str, Callable[[Path], object]] = {
         # `save_file` would make a file that nobody else may read
         ".safetensors": lambda path: path.write_bytes(save(exported.tensors, {"format": "pt"})),
         ".pth": lambda path: _save_pth(exported, path),
     }
-    files = {suffix: _publish(stem, suffix, write) for suffix, write in writers.items()}
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.values()}
-    text = json.dumps({**origin, **exported.account(), "sha256": hashes}, indent=1) + "\n"
-    return [
-        *files.values(),
-        _publish(stem, ".json", lambda path: path.write_text(text)),
-        _publish(stem, ".md", lambda path: path.write_text(card)),
-    ]
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        files = [_publish(stem, suffix, write) for suffix, write in writers.items()]
+        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        text = json.dumps({**origin, **exported.account(), "sha256": hashes}, indent=1) + "\n"
+        return [
+            *files,
+            _publish(stem, ".json", lambda path: path.write_text(text)),
+            _publish(stem, ".md", lambda path: path.write_text(card)),
+        ]
+    except OSError as error:
+        raise UserError(f"cannot write the export {stem}: {error}.") from None
 
 
 def _save_pth(exported: Exported, path: Path) -> None:
