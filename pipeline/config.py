@@ -9,7 +9,7 @@ Each class that has settings declares them as a `Config` beside itself; a run's 
 import difflib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,7 +124,10 @@ def _explain(kind: type[Config], problem: Any, section: str | None) -> str:
     if problem["type"] != "extra_forbidden":
         return f"`{where}`: {problem['msg']}"
     known = _fields_at(kind, problem["loc"][:-1])
-    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    name = str(problem["loc"][-1])
+    near = difflib.get_close_matches(name, known, n=1) or [
+        ".".join(filter(None, (section, path))) for path in _paths_to(name, kind)
+    ]
     hint = f"did you mean `{near[0]}`?" if near else "known here: " + ", ".join(sorted(known))
     return f"unknown key `{where}`, {hint}"
 
@@ -139,6 +142,15 @@ def _fields_at(kind: Any, path: tuple[Any, ...]) -> list[str]:
         kind = _inner(kind)
     kind = _inner(kind)
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _paths_to(name: str, kind: Any, above: str = "") -> Iterator[str]:
+    """Where below `kind` a setting of this name lies, but for lists of sections."""
+    fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+    for own, field in fields.items():
+        if own == name:
+            yield above + own
+        yield from _paths_to(name, field.annotation, f"{above}{own}.")
 
 
 def _inner(kind: Any) -> Any:

@@ -26,6 +26,13 @@ def test_an_unknown_key_is_named_in_full(tmp_path: Path) -> None:
     assert listed.endswith(".")
 
 
+def test_a_key_that_lies_elsewhere_is_found_there(tmp_path: Path) -> None:
+    found = message_of("stream: {match_height: 3}", tmp_path)
+    assert found == "unknown key `stream.match_height`, did you mean `stream.views.match_height`?"
+    found = message_of("seed: 1\nviews: {threads: 3}", tmp_path, None)
+    assert found == "unknown key `views.threads`, did you mean `threads`?"
+
+
 def test_a_wrong_value_is_named_in_full(tmp_path: Path) -> None:
     assert message_of("stream: {seed: x}", tmp_path).startswith("`stream.seed`: ")
     both = message_of("stream: {seed: x, thread: 3}", tmp_path)

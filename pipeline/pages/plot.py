@@ -106,7 +106,7 @@ def line_plot(
         marks.append(f'<line class="reference" {ends} y1="{level:.1f}" y2="{level:.1f}"/>')
         swatches.append((_reference_swatch(), reference[0]))
     dropped = sum(one.dropped for one in series)
-    note = f"{dropped} values that are not finite were left out" if dropped else ""
+    note = f"{dropped} values left out: not finite, or of nothing that was there" if dropped else ""
     shown = legend(swatches) if len(swatches) > 1 else Html("")
     return _figure(title, shown, note, axes.width, axes.height, "".join(marks))
 
