@@ -46,6 +46,9 @@ def test_each_group_of_statistics_has_a_plot() -> None:
         "queue_age_max",
         "grad_norm/trunk",
         "skipped_steps",
+        "foreground_rois",
+        "active_rows",
+        "of_tomorrow",
     ]
     found = shown(health_plots(Curves(lines_with(*names))))
     assert found == {
@@ -58,7 +61,10 @@ def test_each_group_of_statistics_has_a_plot() -> None:
             "luperson",
             "their mean, by chance",
         ],
-        "Skipped steps": [],
+        "Identities and queue slots that OIM compares with": [],
+        "Share of the sampled regions that show a person": [],
+        "Steps left out since the start, as not finite": [],
+        "Of tomorrow": [],
     }
 
 

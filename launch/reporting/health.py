@@ -22,8 +22,11 @@ PLOTS: dict[str, tuple[str, dict[str, Any]]] = {
     "persons_scenes/": ("Persons in a view of a scene", {"from_zero": True}),
     "persons_canvases/": ("Persons in a view of a canvas", {"from_zero": True}),
     "queue_age_": ("Age of the queue's embeddings, in steps", {"from_zero": True, "smooth": 1}),
+    "active_rows": ("Identities and queue slots that OIM compares with", {"smooth": 1}),
+    "foreground_rois": ("Share of the sampled regions that show a person", {"from_zero": True}),
+    "skipped_steps": ("Steps left out since the start, as not finite", {"smooth": 1}),
 }
-"""Statistics that share a plot, by how their names begin -> title and options."""
+"""Statistics of one plot, by how their names begin -> title and options."""
 
 
 def health_plots(curves: Curves) -> list[Html]:
