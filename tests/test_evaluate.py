@@ -26,8 +26,10 @@ from launch import evaluate
 from pipeline.errors import UserError, run_command
 from pipeline.samples import SampleReader
 from pipeline.shards import ShardSet
-from training.evaluation.detections import Plan, gather
+from training.evaluation.detections import Gathered, Plan, gather
+from training.evaluation.scenes import decode_scene, find_people
 from training.evaluation.weights import load_weights
+from training.model.inference import Finder, InferenceConfig
 
 CHUNK = 2
 WIDTH = 256
@@ -111,67 +113,145 @@ def test_a_killed_evaluation_goes_on_with_other_ranks(
     assert left == written(out)
 
 
+def gathered(setup: Setup, out: Path) -> Gathered:
+    (folder,) = (out / "detections").iterdir()
+    slots = SampleReader(ShardSet(str(setup.data))).slots
+    places = tuple((s, n) for s, k in enumerate(slots) for n in range(k))
+    return gather(Plan(places, CHUNK, folder), WIDTH)
+
+
+Answers = list[tuple[list[float], float, np.ndarray]]
+"""Box, score and embedding of whoever is searched in an image."""
+
+
+def detected(found: Gathered) -> list[Answers]:
+    d = found.detections
+    rows = [range(*d.first[image : image + 2]) for image in range(len(found.keys))]
+    return [
+        [(d.boxes[r].tolist(), d.scores[r], d.embeddings[r]) for r in some if d.scores[r] >= 0.5]
+        for some in rows
+    ]
+
+
+def annotated(found: Gathered, people: list[list[list[int]]]) -> list[Answers]:
+    """Every annotated box, as if it had surely been found."""
+    return [
+        [(list(map(float, box)), 1.0, vector) for box, vector in zip(boxes, known)]
+        for boxes, known in zip(people, found.known)
+    ]
+
+
 def test_the_numbers_are_the_protocol_in_loops(
     setup: Setup, out: Path, miniature: tuple[Path, object]
 ) -> None:
-    """From the stored detections and the release's own query list, image by image."""
-    (folder,) = (out / "detections").iterdir()
-    slots = [
-        (s, n)
-        for s, k in enumerate(SampleReader(ShardSet(str(setup.data))).slots)
-        for n in range(k)
-    ]
-    found = gather(Plan(tuple(slots), CHUNK, folder), WIDTH)
-    people = {}
-    for key, record in zip(found.keys, found.annotations):
+    """From the stored embeddings and the release's own query list, image by image."""
+    found = gathered(setup, out)
+    ids, people = [], []
+    for record in found.annotations:
         rows = np.array([person.extra["row"] for person in record.persons])
         boxes = np.clip(rows[:, 1:], 0, None)
         boxes[:, 2:] += boxes[:, :2]
-        people[key] = (rows[:, 0].astype(int), boxes.astype(int).tolist())
+        ids.append(rows[:, 0].astype(int).tolist())
+        people.append(boxes.astype(int).tolist())
     lines = (miniature[0] / "prw/PRW-v16.04.20/query_info.txt").read_text().splitlines()
     for name, across in (("PRW", False), ("PRW, across cameras", True)):
-        aps, first = [], []
-        for line in lines:
-            person, *_, frame = line.split()
-            own = f"prw/test/{frame}"
-            (asked,) = (
-                found.asked[own][place]
-                for place, query in enumerate(sorted_queries(lines, frame))
-                if query == line
-            )
-            truth, similar, places, right = [], [], 0, 0
-            for image, key in enumerate(found.keys):
-                if key == own or (across and key[10] == own[10]):
-                    continue
-                d = found.detections
-                rows = [r for r in range(d.first[image], d.first[image + 1]) if d.scores[r] >= 0.5]
-                scores = [float(d.embeddings[r] @ asked * d.scores[r]) for r in rows]
-                labels = [0] * len(rows)
-                ids, boxes = people[key]
-                if int(person) in ids:
-                    places += 1
-                    box = boxes[ids.tolist().index(int(person))]
-                    w, h = box[2] - box[0], box[3] - box[1]
-                    least = min(0.5, w * h / ((w + 10) * (h + 10)))
-                    for place in np.argsort(-np.array(scores), kind="stable"):
-                        if literal_iou(d.boxes[rows[place]], box) >= least:
-                            labels[place], right = 1, right + 1
-                            break
-                truth += labels
-                similar += scores
-            if places:
-                ap = average_precision_score(truth, similar) * right / places if right else 0.0
-                aps.append(ap)
-                first.append(right > 0 and truth[int(np.argmax(similar))])
         one = results(out)["search"][name]
+        aps, first = literal(detected(found), found, ids, people, lines, across)
         assert one["queries"] == len(aps) > 10
         assert one["mAP"] == pytest.approx(np.mean(aps), rel=1e-6)
         assert one["top1"] == pytest.approx(np.mean(first))
-    assert 0.002 < results(out)["search"]["PRW"]["mAP"] < 0.9  # or nothing was compared
+        alone = one["annotated_boxes"]
+        aps, first = literal(annotated(found, people), found, ids, people, lines, across)
+        assert alone["mAP"] == pytest.approx(np.mean(aps), rel=1e-6)
+        assert alone["top1"] == pytest.approx(np.mean(first))
+        assert 0.002 < one["mAP"] < alone["mAP"] < 0.9  # or nothing was compared
+
+
+def literal(
+    searched: list[Answers],
+    found: Gathered,
+    ids: list[list[int]],
+    people: list[list[list[int]]],
+    lines: list[str],
+    across: bool,
+) -> tuple[list[float], list[bool]]:
+    """AP of each query that has a place, and whether a right one comes first."""
+    aps, first = [], []
+    for line in lines:
+        person, *_, frame = line.split()
+        own = f"prw/test/{frame}"
+        asked = embedding(found, own, sorted_queries(lines, frame).index(line))
+        truth, similar, places, right = [], [], 0, 0
+        for image, key in enumerate(found.keys):
+            if key == own or (across and key[10] == own[10]):
+                continue
+            scores = [float(vector @ asked * score) for _, score, vector in searched[image]]
+            labels = [0] * len(scores)
+            if int(person) in ids[image]:
+                places += 1
+                box = people[image][ids[image].index(int(person))]
+                w, h = box[2] - box[0], box[3] - box[1]
+                least = min(0.5, w * h / ((w + 10) * (h + 10)))
+                for place in np.argsort(-np.array(scores), kind="stable"):
+                    if literal_iou(searched[image][place][0], box) >= least:
+                        labels[place], right = 1, right + 1
+                        break
+            truth += labels
+            similar += scores
+        if places:
+            ap = average_precision_score(truth, similar) * right / places if right else 0.0
+            aps.append(ap)
+            first.append(right > 0 and bool(truth[int(np.argmax(similar))]))
+    return aps, first
+
+
+def embedding(found: Gathered, key: str, place: int) -> np.ndarray:
+    """Of an image's query box, which the miniature's PRW writes to other digits than its annotation."""
+    image = found.keys.index(key)
+    return found.known[image][len(found.annotations[image].persons) :][place]
+
+
+def test_every_annotated_box_is_embedded_in_its_scene(setup: Setup, out: Path) -> None:
+    """As it is if it is asked for alone."""
+    found, weights = gathered(setup, out), load_weights(setup.run)
+    reader = SampleReader(ShardSet(str(setup.data)))
+    finder = Finder(weights.model, InferenceConfig())
+    for slot in range(3):
+        record, image, image_type = reader.read(0, 0, slot)
+        place = found.keys.index(record.key)
+        for person, vector in zip(record.persons, found.known[place]):
+            box = np.array([person.box], np.float64)
+            scene = decode_scene(image, image_type, weights.size, box)
+            (alone,) = find_people(finder, [scene], 1)
+            np.testing.assert_allclose(vector, alone.asked[0].numpy(), atol=1e-5)
+        spread = np.linalg.norm(np.diff(found.known[place], axis=0), axis=1)
+        assert spread.min() > 1e-3  # or any order would do
+
+
+def test_annotated_boxes_rank_where_nobody_is_detected(
+    setup: Setup,
+    out: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = load_weights(setup.run).model
+    with torch.no_grad():
+        model.classifier.rescaler.bias.fill_(-50.0)
+    shy = Setup(write_run(tmp_path, model), setup.data, tmp_path)
+    run_here(monkeypatch, *shy.arguments(tmp_path / "out"))
+    one, whole = results(tmp_path / "out")["search"]["PRW"], results(out)["search"]["PRW"]
+    assert (one["mAP"], one["top1"], one["recall"]) == (0, 0, 0)
+    assert one["annotated_boxes"] == whole["annotated_boxes"]
+    said = capsys.readouterr().out
+    assert re.search(r"^PRW +\d+ +0\.00", said, re.M)
+    shown = f"{100 * whole['annotated_boxes']['mAP']:.2f}"
+    assert re.search(rf"^  annotated boxes +{shown} ", said, re.M)
+    assert "PRW, annotated boxes" in (tmp_path / "out/report.html").read_text()
 
 
 def sorted_queries(lines: list[str], frame: str) -> list[str]:
-    """Those in a frame, in the order of their boxes: that of `gather`'s embeddings."""
+    """Those in a frame, in the order of their boxes, as they are embedded."""
     inside = [line for line in lines if line.split()[-1] == frame]
     return sorted(inside, key=lambda line: [float(number) for number in line.split()[1:3]])
 
@@ -239,6 +319,7 @@ def test_a_damaged_image_is_named_and_its_people_are_missed(
     assert (one["queries"], one["places"]) == (other["queries"], other["places"])
     assert one["queries_unreadable"]
     rows = pq.read_table(tmp_path / "out/queries/PRW.parquet").to_pylist()
+    assert one["annotated_boxes"]["mAP"] < other["annotated_boxes"]["mAP"]
     lost = [row for row in rows if row["query"] in one["queries_unreadable"]]
     assert [(row["ap"], row["rank"]) for row in lost] == [(0, 0)] * len(lost)
     assert found["detection"]["all"]["people"] == whole["detection"]["all"]["people"]

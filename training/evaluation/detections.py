@@ -29,7 +29,7 @@ from training.evaluation.weights import Weights
 from training.files import replacing
 from training.model.inference import Finder, InferenceConfig
 
-FORMAT = 1
+FORMAT = 2
 """Of the files, and of how they are computed: a new number makes old ones stale."""
 LOADERS = 4
 """Threads that read and decode."""
@@ -41,13 +41,20 @@ CHUNK_SCHEMA = pa.schema(
         ("boxes", pa.list_(pa.float32())),  # xyxy after xyxy, in pixels of the image
         ("scores", pa.list_(pa.float32())),  # descending
         ("embeddings", pa.list_(pa.float32())),  # of those with the search score or more
-        ("asked", pa.list_(pa.float32())),  # embeddings of this image's query boxes, in their order
+        ("known", pa.list_(pa.float32())),  # embeddings of `known_boxes`, in their order
     ]
 )
 
 
 QueryBoxes = Mapping[str, Sequence[Box]]
 """By the key of an image, the boxes in it that are asked for."""
+
+
+def known_boxes(annotation: Annotation, queries: QueryBoxes) -> list[Box]:
+    """Where an image is embedded whatever is detected there: at everybody annotated who counts, in their
+    order, then at the boxes asked for that are not among these."""
+    people = [person.box for person in annotation.persons if not person.ignore]
+    return [*people, *(box for box in queries.get(annotation.key, ()) if box not in people)]
 
 
 class EvaluationConfig(Config):
@@ -160,9 +167,9 @@ class Evaluator:
             annotation, image, image_type = self._reader.read(0, shard, slot)
         except BadSample as error:
             return _Loaded(key, None, None, str(error))
-        asked = np.array(self._queries.get(annotation.key, ()), np.float64).reshape(-1, 4)
+        known = np.array(known_boxes(annotation, self._queries), np.float64).reshape(-1, 4)
         try:
-            scene = decode_scene(image, image_type, self._size, asked)
+            scene = decode_scene(image, image_type, self._size, known)
         except DecodeError as error:
             return _Loaded(key, annotation, None, str(error))
         return _Loaded(key, annotation, scene, None)
@@ -180,7 +187,7 @@ class Evaluator:
                 row["boxes"] = people.boxes.flatten().numpy()
                 row["scores"] = people.scores.numpy()
                 row["embeddings"] = people.embeddings[:searched].flatten().numpy()
-                row["asked"] = people.asked.flatten().numpy()
+                row["known"] = people.asked.flatten().numpy()
             rows.append(row)
         write_whole(self.plan.file(chunk), parquet_bytes(pa.Table.from_pylist(rows, CHUNK_SCHEMA)))
 
@@ -203,8 +210,8 @@ class Gathered:
     problems: dict[str, str]
     """By key."""
     detections: Detections
-    asked: dict[str, NDArray[np.float32]]
-    """By key, embeddings (Q, D) of its query boxes."""
+    known: tuple[NDArray[np.float32], ...]
+    """Of each image, embeddings (K, D) of its `known_boxes`; none where it could not be read."""
 
 
 def gather(plan: Plan, width: int) -> Gathered:
@@ -224,7 +231,7 @@ def gather(plan: Plan, width: int) -> Gathered:
             np.concatenate([np.zeros(0, np.float32), *(row.scores for row in rows)]),
             np.concatenate([np.zeros((0, width), np.float32), *embeddings]),
         ),
-        asked={str(row.key): row.asked.reshape(-1, width) for row in rows if not row.problem},
+        known=tuple(row.known.reshape(-1, width) for row in rows),
     )
 
 
@@ -236,7 +243,7 @@ class _Row:
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     embeddings: NDArray[np.float32]
-    asked: NDArray[np.float32]
+    known: NDArray[np.float32]
 
 
 def _read(file: Path) -> list[_Row]:
@@ -251,7 +258,7 @@ def _read(file: Path) -> list[_Row]:
             table["key"].to_pylist(),
             table["problem"].to_pylist(),
             texts,
-            *(_lists(table[name]) for name in ("boxes", "scores", "embeddings", "asked")),
+            *(_lists(table[name]) for name in ("boxes", "scores", "embeddings", "known")),
         )
     ]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from training.evaluation.benchmarks import Benchmark
 from training.evaluation.detection import DetectionResult, detection_result, match
-from training.evaluation.detections import EvaluationConfig, Gathered, QueryBoxes
-from training.evaluation.found import Detections, Grouped
+from training.evaluation.detections import EvaluationConfig, Gathered, QueryBoxes, known_boxes
+from training.evaluation.found import Detections, Grouped, starts
 from training.evaluation.protocols import (
     Asked,
     Images,
@@ -25,6 +25,8 @@ from training.evaluation.protocols import (
 from training.evaluation.search import TOP, Search, SearchResult
 
 ACROSS_CAMERAS = ", across cameras"
+ANNOTATED_ROW = "  annotated boxes"
+"""Papers: GT boxes."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Searched:
     asked: Asked
     search: Search
     result: SearchResult
+    annotated: SearchResult
+    """With annotated boxes in place of detections: what re-identification alone reaches."""
     unreadable: tuple[str, ...]
     """Queries whose image could not be read: nothing is found for them."""
 
@@ -45,14 +49,14 @@ class Searched:
     def summary(self) -> dict[str, Any]:
         result = self.result
         return {
-            "mAP": _number(result.mean_ap),
-            **{f"top{k}": _number(result.top(k)) for k in TOP},
+            **_ranked(result),
             "recall": _number(result.recall),
             "queries": int(result.counted.sum()),
             "places": int(result.places.sum()),
             "queries_without_match": self.without_match,
             "queries_unreadable": list(self.unreadable),
             "own_image_in_gallery": self.asked.own_listed,
+            "annotated_boxes": _ranked(self.annotated),
         }
 
     def table(self) -> pa.Table:
@@ -126,21 +130,24 @@ def outcome(
 ) -> Outcome:
     """`across_cameras`: each protocol a second time, without the images of the query's camera.
 
-    `queries`: those that `gathered.asked` has the embeddings of.
+    `queries`: those that `gathered.known` has the embeddings of.
     """
     lost = sorted(named_keys(protocols.values()) - set(gathered.keys))
     images = Images((*gathered.keys, *lost), (*gathered.annotations, *[None] * len(lost)))
     people = People.annotated(images, benchmark)
     found = without_ignored(_with_lost(gathered.detections, len(lost)), people, images, benchmark)
     searched = found.where(found.scores >= config.search_score)
+    annotated = _as_detections(people, gathered)
     results = []
     for name, table in protocols.items():
         for across in (False, True) if across_cameras else (False,):
             asked = ask(table, images, people, benchmark, across)
             embeddings, unreadable = _query_embeddings(asked, images, gathered, queries)
-            search = Search(searched, asked.with_embeddings(embeddings), config.weigh)
+            wanted = asked.with_embeddings(embeddings)
+            search = Search(searched, wanted, config.weigh)
+            alone = Search(annotated, wanted, config.weigh).result()
             title = name + ACROSS_CAMERAS if across else name
-            results.append(Searched(title, asked, search, search.result(), unreadable))
+            results.append(Searched(title, asked, search, search.result(), alone, unreadable))
     missing = dict.fromkeys(lost, "named by a protocol, and not in the shard set")
     return Outcome(images, people, found, searched, tuple(results), gathered.problems | missing)
 
@@ -152,18 +159,35 @@ def _query_embeddings(
     width = gathered.detections.embeddings.shape[1]
     embeddings = np.zeros((len(asked.names), width), np.float32)
     unreadable = []
-    for query, (image, box) in enumerate(zip(asked.image, asked.boxes)):
-        key = images.keys[image]
-        if key in gathered.asked:
-            embeddings[query] = gathered.asked[key][queries[key].index(box)]
-        else:
+    for query, (image, box) in enumerate(zip(asked.image.tolist(), asked.boxes)):
+        annotation = images.annotations[image]
+        if annotation is None or not len(gathered.known[image]):
             unreadable.append(asked.names[query])
+        else:
+            place = known_boxes(annotation, queries).index(box)
+            embeddings[query] = gathered.known[image][place]
     return embeddings, tuple(unreadable)
+
+
+def _as_detections(people: People, gathered: Gathered) -> Detections:
+    """Everybody annotated as if surely found where they are; nobody in an image that could not be read."""
+    counts = np.diff(people.first)
+    known = [one[:count] for one, count in zip(gathered.known, counts)]
+    embeddings = np.concatenate([gathered.detections.embeddings[:0], *known])
+    readable = np.zeros(len(counts), bool)
+    readable[: len(known)] = [len(one) > 0 for one in known]
+    seen = readable[people.image()]
+    scores = np.ones(len(embeddings), np.float32)
+    return Detections(starts(seen)[people.first], people.boxes[seen], scores, embeddings)
 
 
 def _with_lost(found: Detections, lost: int) -> Detections:
     first = np.append(found.first, np.full(lost, found.first[-1]))
     return Detections(first, found.boxes, found.scores, found.embeddings)
+
+
+def _ranked(result: SearchResult) -> dict[str, float | None]:
+    return {"mAP": _number(result.mean_ap), **{f"top{k}": _number(result.top(k)) for k in TOP}}
 
 
 def _number(value: float) -> float | None:
@@ -173,14 +197,12 @@ def _number(value: float) -> float | None:
 def console_table(summary: Mapping[str, Any]) -> str:
     """Of `Outcome.summary`, in percent."""
     header = ["protocol", "queries", "mAP", *(f"top-{k}" for k in TOP), "found"]
-    rows = [
-        [
-            name,
-            f"{one['queries']:,}",
-            *(_percent(one[key]) for key in ("mAP", *(f"top{k}" for k in TOP), "recall")),
-        ]
-        for name, one in summary["search"].items()
-    ]
+    ranked = ("mAP", *(f"top{k}" for k in TOP))
+    rows = []
+    for name, one in summary["search"].items():
+        found = [_percent(one[key]) for key in (*ranked, "recall")]
+        alone = [_percent(one["annotated_boxes"][key]) for key in ranked]
+        rows += [[name, f"{one['queries']:,}", *found], [ANNOTATED_ROW, "", *alone, ""]]
     detection = [
         f"detection, {name}: recall {_percent(one['recall'])}"
         + (f", AP {_percent(one['ap'])}" if "ap" in one else "")
