@@ -110,7 +110,7 @@ def _add_at(parser: argparse.ArgumentParser) -> None:
         "--task", choices=("scenes", "canvases"), help="default: both, which count apart"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="PAGE.html", help="a page with the stored image and both views"
+        "--out", type=Path, metavar="PAGE.html", help="a page with the stored image and its views"
     )
     parser.set_defaults(command=_at)
 
@@ -137,7 +137,7 @@ def _add_look(parser: argparse.ArgumentParser) -> None:
     from pipeline.pages.look import MOST_PAGE_BYTES
 
     parser.description = (
-        "Makes a page of whole global batches as the trainer gets them: both views of an image side by "
+        "Makes a page of whole global batches as the trainer gets them: the views of an image side by "
         "side, with boxes, what each person is used for, identities and where the image came from; and "
         "numbers of all images of these steps. The page needs no network and has at most about "
         f"{MOST_PAGE_BYTES // 1_000_000} MB: images beyond that are counted, not shown."

@@ -1,6 +1,6 @@
 """The batch: what a rank gets for one micro-step, the contract of stream and trainer.
 
-Shapes: N images, P persons of these images, H x W the fixed size of a view.
+Shapes: N images in V views, P persons of these images, H x W the fixed size of a view.
 """
 
 from dataclasses import dataclass, replace
@@ -45,14 +45,14 @@ class Persons:
     image: Tensor
     """(P,)"""
     use: Tensor
-    """(2, P) in each view."""
+    """(V, P) in each view."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Scenes or canvases in two views. The same person has the same row in both."""
+    """Scenes or canvases in one view or two. The same person has the same row in both."""
 
-    views: tuple[View, View]
+    views: tuple[View, ...]
     position: Tensor
     """(N,) int64 global position in the order of scenes or of canvases; ascending."""
     domain: Tensor
@@ -70,12 +70,30 @@ class Images:
     host_persons: Persons | None = None
     """Kept by `to`."""
 
+    @property
+    def shown(self) -> int:
+        """V N: an image in each of its views."""
+        return len(self.views) * len(self.keys)
+
+    @property
+    def use(self) -> Tensor:
+        """(V, P) in each view."""
+        return torch.stack([view.use for view in self.views])
+
+    @property
+    def valid(self) -> Tensor:
+        """(V N, 2) of the first views, then of the second ones."""
+        return torch.cat([view.valid for view in self.views])
+
+    def for_views(self, each: Tensor) -> Tensor:
+        """(V N,): what each image (N,) has, for the first views, then for the second ones."""
+        return each.repeat(len(self.views))
+
     def persons(self) -> Persons:
         """On the host; waits for the device if these images were made there."""
         if self.host_persons is not None:
             return self.host_persons
-        use = torch.stack([view.use for view in self.views])
-        return Persons(self.image.cpu(), use.cpu())
+        return Persons(self.image.cpu(), self.use.cpu())
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "Images":
         """The same on `device`, with pixels."""
@@ -83,12 +101,11 @@ class Images:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
-        first, second = (
-            View(move(v.pixels), move(v.valid), move(v.boxes), move(v.use)) for v in self.views
-        )
         moved = replace(
             self,
-            views=(first, second),
+            views=tuple(
+                View(move(v.pixels), move(v.valid), move(v.boxes), move(v.use)) for v in self.views
+            ),
             position=move(self.position),
             domain=move(self.domain),
             image=move(self.image),
@@ -101,11 +118,11 @@ class Images:
 
 
 def _with_pixels(images: Images, source: Unrendered) -> Images:
-    first, second = (
+    views = tuple(
         replace(view, pixels=source.render(number, view.valid, images.image))
         for number, view in enumerate(images.views)
     )
-    return replace(images, views=(first, second), unrendered=None)
+    return replace(images, views=views, unrendered=None)
 
 
 @dataclass(frozen=True)

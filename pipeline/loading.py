@@ -1,9 +1,9 @@
 """Keeps the next micro-batches in the making: decode and augmentation free the interpreter.
 
 Peak memory, beyond what the shard sets need:
-    views        (prefetch + 2) x images of a micro-batch x 2 x H x W x 3 bytes; one share is the consumer's
+    views        (prefetch + 2) x views of a micro-batch x H x W x 3 bytes; one share is the consumer's
     each thread  its sample: coded, decoded (3 bytes a pixel), and some working copies of a view
-    processes    the two views of a sample each, and a Python with torch
+    processes    the views of a sample each, and a Python with torch
 """
 
 import sys

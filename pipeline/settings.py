@@ -77,7 +77,7 @@ class StreamConfig(Config):
     block: Positive = 4
     """Shards shuffled together."""
     views: AugmentConfig = AugmentConfig()
-    """How the two views of an image are made."""
+    """How the views of an image are made."""
     threads: Positive = 2
     """Threads that read, decode and augment, in every rank."""
     workers: Literal["threads", "processes"] = "threads"

@@ -112,7 +112,7 @@ class Stream:
         return {
             "order_version": ORDER_VERSION,
             "seed": self.config.seed,
-            "views": self.config.views.model_dump(mode="json"),
+            "views": self.config.views.definition,
             "tasks": {name: task.definition(before) for name, task in self.tasks.items()},
         }
 

@@ -1,4 +1,4 @@
-"""One task's half of the stream, scenes or canvases: from a position to two finished views."""
+"""One task's half of the stream, scenes or canvases: from a position to finished views."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Rendered:
     domain: int
     identity: NDArray[np.int64]
     """(P,) rows of the look-up table."""
-    views: tuple[RenderedView, RenderedView]
+    views: tuple[RenderedView, ...]
     replaced: tuple[BadRecord, ...]
     """Samples that were to come here and could not be used."""
 

@@ -1,5 +1,7 @@
 """Hand-made batches: what the stream delivers, without shards."""
 
+from dataclasses import replace
+
 import torch
 
 from pipeline.batch import Batch, Images, Use, View
@@ -48,12 +50,11 @@ def make_images(
 def select_images(images: Images, start: int, stop: int) -> Images:
     """The images [start, stop): what one rank of several gets."""
     keep = (images.image >= start) & (images.image < stop)
-    views = [
-        View(v.pixels[start:stop], v.valid[start:stop], v.boxes[keep], v.use[keep])
-        for v in images.views
-    ]
     return Images(
-        views=(views[0], views[1]),
+        views=tuple(
+            View(v.pixels[start:stop], v.valid[start:stop], v.boxes[keep], v.use[keep])
+            for v in images.views
+        ),
         position=images.position[start:stop],
         domain=images.domain[start:stop],
         image=images.image[keep] - start,
@@ -61,6 +62,15 @@ def select_images(images: Images, start: int, stop: int) -> Images:
         identity=images.identity[keep],
         keys=images.keys[start:stop],
     )
+
+
+def first_views(batch: Batch) -> Batch:
+    """The batch of a stream that delivers one view."""
+
+    def first(images: Images | None) -> Images | None:
+        return images and replace(images, views=images.views[:1])
+
+    return Batch(batch.step, first(batch.scenes), first(batch.canvases))
 
 
 def rank_part(batch: Batch, rank: int, world_size: int) -> Batch:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.batch import Batch, Images, Use
-from tests.batches import make_images, select_images
+from tests.batches import first_views, make_images, select_images
 
 STEPS = 20
 """Of the tour through the kinds of batches below."""
@@ -131,6 +131,10 @@ def with_uses(images: Images) -> Images:
     return replace(images, views=(views[0], views[1]))
 
 
+def one_view(step: int) -> Stop:
+    return Stop(first_views(hybrid_batch(step)), lopsided, lopsided)
+
+
 def scenes_alone(step: int) -> Stop:
     return Stop(Batch(step, hybrid_batch(step).scenes, None), lopsided)
 
@@ -152,6 +156,7 @@ KINDS = (
     cut_people,
     scenes_alone,
     canvases_alone,
+    one_view,
 )
 
 

@@ -73,13 +73,13 @@ def render_batch(
     renderer = Renderer(task, size, config)
     shapes = [(len(samples), *size, 3) for size in renderer.buffers]
     buffers = [torch.full(shape, left_over, dtype=torch.uint8) for shape in shapes]
-    rendered: list[tuple[RenderedView, RenderedView]] = []
+    rendered: list[tuple[RenderedView, ...]] = []
     for number, pair in enumerate(samples):
         draws = Draws(first_seed + number, 0), Draws(first_seed + number, 1)
         out = tuple(buffer[number].numpy() for buffer in buffers)
         rendered.append(renderer.render(pair, draws, out))
     views, unrendered = renderer.join(buffers, rendered)
-    counts = torch.tensor([len(first.use) for first, _ in rendered])
+    counts = torch.tensor([len(of_sample[0].use) for of_sample in rendered])
     persons = int(counts.sum())
     return Images(
         views=views,

@@ -70,11 +70,13 @@ def everything(hostile: str) -> str:
                 page.contact_sheet(
                     [page.sample_picture(annotation(person), picture_bytes(), "jpg")]
                 ),
-                page.pair(
-                    page.sample_picture(annotation(person), picture_bytes(), "jpg"),
-                    page.Picture(
-                        b"", 8, 8, (page.Mark((0, 0, 4, 4), "match", hostile, 0),), hostile
-                    ),
+                page.side_by_side(
+                    [
+                        page.sample_picture(annotation(person), picture_bytes(), "jpg"),
+                        page.Picture(
+                            b"", 8, 8, (page.Mark((0, 0, 4, 4), "match", hostile, 0),), hostile
+                        ),
+                    ],
                     100,
                     page.chip(0, hostile, hostile),
                 ),
@@ -224,13 +226,13 @@ def test_groups_of_a_histogram_stand_on_one_another() -> None:
 
 def test_padding_is_hatched_right_of_the_content_and_below() -> None:
     padded = page.Picture(b"", 100, 80, content=(60, 40))
-    places = re.findall(r'class="padding" style="(.*?)"', page.pair(padded, padded, 100))
+    places = re.findall(r'class="padding" style="(.*?)"', page.side_by_side([padded] * 2, 100))
     assert places[:2] == [
         "left:60.00%;top:0;right:0;bottom:0",
         "left:0;top:50.00%;width:60.00%;bottom:0",
     ]
     whole = page.Picture(b"", 100, 80, content=(100, 80))
-    assert "padding" not in page.pair(whole, whole, 100)
+    assert "padding" not in page.side_by_side([whole], 100)
 
 
 def test_whole_numbers_are_not_split_unevenly_between_bars() -> None:

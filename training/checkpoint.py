@@ -49,7 +49,7 @@ class State(BaseModel):
     step: int
     """Optimizer steps done; also the stream's position, in global batches."""
     images: int
-    """Images seen by all ranks, each with its two views."""
+    """Images seen by all ranks, each in all its views."""
     stream_digest: str
     tables_digest: str
     """Digest of the look-up tables, equal on all ranks."""

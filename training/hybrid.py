@@ -152,8 +152,7 @@ class HybridModel(nn.Module):
 
     def _count(self, images: Images, kind: Kind) -> dict[str, Tensor | int]:
         quota = getattr(self.config.model.detector, kind)
-        shown = 2 * len(images.keys)
-        matched = _matched(images)
+        shown, matched = images.shown, images.use == Use.MATCH
         labelled = (matched & (images.identity >= 0)).sum()
         counts: dict[str, Tensor | int] = {
             "anchors": shown * quota.anchors,
@@ -263,7 +262,7 @@ class HybridModel(nn.Module):
         number: dict[str, float],
         parts: Parts,
     ) -> None:
-        domain = images.domain.repeat(2)
+        domain = images.for_views(images.domain)
 
         def add(name: str, x: DomainInput, images_: str, instances: str) -> None:
             sums, told = self.alignment[name](x, coefficient)
@@ -321,11 +320,6 @@ class HybridModel(nn.Module):
         return self.tables.statistics()
 
 
-def _matched(images: Images) -> Tensor:
-    """(2, P): MATCH in each view."""
-    return torch.stack([view.use for view in images.views]) == Use.MATCH
-
-
 def _paired(images: Images) -> Tensor:
-    """(P,): unlabelled and MATCH in both views, the persons of L_con."""
-    return _matched(images).all(0) & (images.identity < 0)
+    """(P,): unlabelled and MATCH in both of two views, the persons of L_con."""
+    return ((images.use == Use.MATCH).sum(0) == 2) & (images.identity < 0)

@@ -67,6 +67,11 @@ class PretrainConfig(Config):
                 "`hybrid.oim.mean: roi` needs `engine.accumulation: 1`: RoIs are counted in the forward, and "
                 "that of a later micro-step comes too late for the backward of this one"
             )
+        if self.stream.views.number == 1 and self.hybrid.weights.similarity:
+            raise ValueError(
+                "`stream.views.number: 1` leaves L_con no second view to agree with: set "
+                "`hybrid.weights.similarity: 0`, or show two views"
+            )
         return self
 
 

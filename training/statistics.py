@@ -3,7 +3,7 @@
 A statistic is a sum and a count, which are added over micro-steps, steps and ranks before they are
 divided. Nothing here waits for the device.
 
-Letters: N images of both views, P persons, R proposals an image, M domains.
+Letters: N images of all views, P persons, R proposals an image, M domains.
 """
 
 import math
@@ -54,10 +54,8 @@ class Parts:
 
 def count_persons(parts: Parts, images: Images, kind: Kind) -> None:
     """In a view of an image: all boxes with the regions to ignore, DETECT or better, MATCH."""
-    use = torch.stack([view.use for view in images.views])
-    shown = 2 * len(images.keys)
     for name, least in (("boxes", Use.IGNORE), ("detect", Use.DETECT), ("match", Use.MATCH)):
-        parts.count(f"persons_{kind}/{name}", (use >= least).sum(), shown)
+        parts.count(f"persons_{kind}/{name}", (images.use >= least).sum(), images.shown)
 
 
 def count_proposals(parts: Parts, out: SearchOutput, images: Images, kind: Kind) -> None:

@@ -52,7 +52,7 @@ def stated_bytes(config: StreamConfig) -> float:
     """By the formula of `pipeline.loading`: views made ahead, and each thread with its sample."""
     scenes, canvases = config.scene_batch // WORLD, config.canvas_batch // WORLD
     scene, canvas = (3 * h * w for h, w in (config.scene_size, config.canvas_size))
-    views = (config.prefetch + 2) * 2 * (scenes * scene + canvases * canvas)
+    views = (config.prefetch + 2) * config.views.number * (scenes * scene + canvases * canvas)
     return views + config.threads * (DECODED + WORKING_VIEWS * scene) + FIXED
 
 

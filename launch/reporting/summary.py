@@ -25,11 +25,12 @@ def read_lines(path: Path) -> list[Line]:
 
 def in_short(run: Run, lines: Sequence[Line], inputs: Sequence[Input]) -> Html:
     steps, done = run.config.steps, lines[-1]["step"] if lines else 0
+    shown = f"each in {run.config.stream.views.in_words}"
     rates = sorted(line["images_per_s"] for line in lines)
     samples = sum(one.reader.manifest.samples for one in inputs if one.reader)
     figures = [
         Figure(done, "steps", f"of {steps:,}"),
-        Figure(lines[-1]["images"] if lines else 0, "images seen", "each in two views"),
+        Figure(lines[-1]["images"] if lines else 0, "images seen", shown),
         Figure(samples, "samples in shards", f"{len(inputs)} shard sets"),
         Figure(round(rates[len(rates) // 2], 1) if rates else None, "images a second", "median"),
         Figure(run.config.hybrid.model.backbone.name, "backbone", _start(run)),

@@ -29,14 +29,14 @@ MARKUP_BYTES = 1000
 
 
 class Fate(Enum):
-    """What becomes of a person in the losses, by its `Use` in both views and by whether it is labelled."""
+    """What becomes of a person in the losses, by its `Use` in its views and by whether it is labelled."""
 
     CONTRAST = "L_con pair"
     IDENTITY = "identity in both views"
     SINGLE = "match in one view"
     DETECT = "detection only"
     IGNORE = "ignored"
-    ABSENT = "in neither view"
+    ABSENT = "in no view"
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,19 @@ class ShownPerson:
     """Of the look-up table, -1 where unlabelled."""
     identity: str
     """Empty where unlabelled."""
-    uses: tuple[Use, Use]
-    boxes: tuple[Box, Box]
+    uses: tuple[Use, ...]
+    """In each view."""
+    boxes: tuple[Box, ...]
     """In pixels of the views."""
 
     @property
+    def is_pair(self) -> bool:
+        """MATCH in both of two views."""
+        return self.uses == (Use.MATCH, Use.MATCH)
+
+    @property
     def fate(self) -> Fate:
-        if self.uses == (Use.MATCH, Use.MATCH):
+        if self.is_pair:
             return Fate.CONTRAST if self.row < 0 else Fate.IDENTITY
         best = max(self.uses)
         fates = {Use.MATCH: Fate.SINGLE, Use.DETECT: Fate.DETECT, Use.IGNORE: Fate.IGNORE}
@@ -73,9 +79,9 @@ class ShownImage:
     variants: tuple[int, int]
     size: Size
     """Of the views."""
-    valid: tuple[Size, Size]
+    valid: tuple[Size, ...]
     persons: tuple[ShownPerson, ...]
-    views: tuple[bytes, bytes] | None
+    views: tuple[bytes, ...] | None
     """JPEGs, or None of an image that is not shown."""
 
 
@@ -111,7 +117,6 @@ class Gallery:
             zip(images.keys, images.position.tolist(), strict=True)
         ):
             place = stream.place(position, key)
-            first, second = (Size(*view.valid[number].tolist()) for view in images.views)
             yield ShownImage(
                 task=task,
                 step=step,
@@ -122,7 +127,7 @@ class Gallery:
                 epoch=place.epoch,
                 variants=stream.variants(place),
                 size=stream.size,
-                valid=(first, second),
+                valid=tuple(Size(*view.valid[number].tolist()) for view in images.views),
                 persons=tuple(persons[number]),
                 views=self._pictures(images, number, len(persons[number])),
             )
@@ -130,7 +135,6 @@ class Gallery:
     def _persons(self, images: Images) -> list[list[ShownPerson]]:
         """Of every image."""
         found: list[list[ShownPerson]] = [[] for _ in images.keys]
-        first, second = images.views
         for row, image in enumerate(images.image.tolist()):
             identity = int(images.identity[row])
             found[image].append(
@@ -138,19 +142,19 @@ class Gallery:
                     number=int(images.person[row]),
                     row=identity,
                     identity=self.stream.identities.pairs[identity][1] if identity >= 0 else "",
-                    uses=(Use(int(first.use[row])), Use(int(second.use[row]))),
-                    boxes=(_box(first, row), _box(second, row)),
+                    uses=tuple(Use(int(view.use[row])) for view in images.views),
+                    boxes=tuple(_box(view, row) for view in images.views),
                 )
             )
         return found
 
-    def _pictures(self, images: Images, number: int, persons: int) -> tuple[bytes, bytes] | None:
+    def _pictures(self, images: Images, number: int, persons: int) -> tuple[bytes, ...] | None:
         if number >= self.images_per_step or self.page_bytes >= MOST_PAGE_BYTES:
             return None
-        first, second = (_jpeg(view.pixels[number].numpy()) for view in images.views)
+        pictures = tuple(_jpeg(view.pixels[number].numpy()) for view in images.views)
         markup = MARKUP_BYTES * (1 + min(persons, MOST_PERSONS))
-        self.page_bytes += (len(first) + len(second)) * 4 // 3 + markup
-        return first, second
+        self.page_bytes += sum(map(len, pictures)) * 4 // 3 + markup
+        return pictures
 
 
 def _box(view: View, row: int) -> Box:

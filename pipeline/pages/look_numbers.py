@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.batch import Use
 from pipeline.pages import page
-from pipeline.pages.look import Fate, Gallery, ShownImage
+from pipeline.pages.look import Fate, Gallery, ShownImage, ShownPerson
 from pipeline.pages.page import Cell, Html
 from pipeline.pages.plot import histogram
 from pipeline.rendering.renderer import TaskName
@@ -70,20 +70,20 @@ def histograms(gallery: Gallery, task: TaskName) -> Iterator[Html]:
     yield histogram(
         "Height of a box in a view, by use", heights, "pixels", (f"match_height {least:g}", least)
     )
-    pairs = [
-        [person for person in image.persons if person.uses == (Use.MATCH, Use.MATCH)]
-        for image in images
-    ]
-    ratios = [
-        _ratio(person.boxes[0][3] - person.boxes[0][1], person.boxes[1][3] - person.boxes[1][1])
-        for pair in pairs
-        for person in pair
-    ]
-    yield histogram("The larger view of a person over the smaller", ratios, "times, of MATCH pairs")
     if task == "detection":
         yield histogram("Persons in an image", [len(image.persons) for image in images], "persons")
+    if gallery.stream.config.views.number == 2:
+        yield from _pair_histograms(images, task)
+
+
+def _pair_histograms(images: Sequence[ShownImage], task: TaskName) -> Iterator[Html]:
+    pairs = [[person for person in image.persons if person.is_pair] for image in images]
+    ratios = [_ratio(person) for pair in pairs for person in pair]
+    yield histogram("The larger view of a person over the smaller", ratios, "times, of MATCH pairs")
+    if task == "detection":
         yield histogram("MATCH in both views, in an image", [len(pair) for pair in pairs], "pairs")
 
 
-def _ratio(first: float, second: float) -> float:
-    return max(first, second) / min(first, second)
+def _ratio(person: ShownPerson) -> float:
+    heights = [box[3] - box[1] for box in person.boxes]
+    return max(heights) / min(heights)

@@ -55,29 +55,26 @@ def how_to_read(stream: Stream) -> Html:
             f"the source says so, or less than {detect} is in the view",
             "neither a positive nor a negative",
         ],
-        ["", "ABSENT", "not in this view; listed below the pair", "nothing"],
+        ["", "ABSENT", "not in this view; listed below the image", "nothing"],
     ]
     return page.section(
         "How to read it",
         page.table(["box", "use in a view", "when, by this stream's settings", "what for"], rows),
         page.paragraph(
-            "Number and colour are the person's and the same in both views: point at one, and the others "
-            "fade. Below a pair stands what becomes of each person, with its uses in the left | the right "
+            "Number and colour are the person's, the same in all views of an image: point at one, and the "
+            "others fade. Below stands what becomes of each person, with its uses in the left | the right "
             "view where they differ, and its identity and row in the look-up table where it has one. "
             "Striped margins are padding, grey rectangles in boxes erasures."
         ),
     )
 
 
-def image_pair(image: ShownImage) -> Html:
-    """Both views with their boxes, and below them all that is known of the image and its persons."""
-    assert image.views is not None
-    first, second = (_picture(image, view) for view in (0, 1))
+def image_views(image: ShownImage) -> Html:
+    """The views with their boxes, and below them all that is known of the image and its persons."""
     left_out = len(image.persons) - MOST_PERSONS
     more = page.paragraph(f"and {left_out:,} more persons") if left_out > 0 else Html("")
-    return page.pair(
-        first,
-        second,
+    return page.side_by_side(
+        [_picture(image, view) for view in range(len(image.valid))],
         ROW_HEIGHTS[image.task],
         Html(f'<p class="key">{page.escape(image.key)}</p>'),
         page.paragraph(_provenance(image)),
@@ -113,14 +110,14 @@ def _in_short(gallery: Gallery, steps: str) -> Html:
     stream, images = gallery.stream, gallery.images
     config = stream.config
     persons = [person for image in images for person in image.persons]
-    pairs = sum(person.uses == (Use.MATCH, Use.MATCH) for person in persons)
+    matched = sum(set(person.uses) == {Use.MATCH} for person in persons)
     bad = stream.ledger.bad.total()
     waited = 100 * min(1, stream.stats.wait_s / gallery.elapsed_s)
     threads = f"{config.threads} thread{'s' if config.threads > 1 else ''}"
     figures = [
         Figure(f"{config.scene_batch} + {config.canvas_batch}", "scenes + canvases a step"),
-        Figure(len(images), "images", f"{steps}, each in two views"),
-        Figure(len(persons), "persons", f"{pairs:,} MATCH in both views"),
+        Figure(len(images), "images", f"{steps}, each in {config.views.in_words}"),
+        Figure(len(persons), "persons", f"{matched:,} MATCH in {config.views.in_words}"),
         Figure(bad, "samples replaced", "see below" if bad else "none was unusable"),
         Figure(config.views.mode, "arithmetic of the views"),
         Figure(
@@ -163,7 +160,7 @@ def _step(gallery: Gallery, step: int) -> Html:
                 f"{len(images)} in the batch{left_out}; "
                 f"positions {images[0].position:,} to {images[-1].position:,}."
             )
-            sheet = page.sheet(image_pair(image) for image in shown)
+            sheet = page.sheet(image_views(image) for image in shown)
             blocks.append(page.block(name.capitalize(), sheet, lead=lead))
     return page.section(f"Step {step}", *blocks)
 
@@ -195,7 +192,7 @@ def _provenance(image: ShownImage) -> str:
         *([f"domain {image.domain}"] if image.domain not in image.source.split("/") else []),
         f"epoch {image.epoch}, {variants}",
     ]
-    if image.valid != (image.size, image.size):
+    if set(image.valid) != {image.size}:
         contents = " | ".join(f"{valid.width} x {valid.height}" for valid in image.valid)
         parts.append(f"content {contents} of {image.size.width} x {image.size.height}")
     return "; ".join(parts)
@@ -214,7 +211,7 @@ def _fates(persons: Sequence[ShownPerson]) -> Iterator[Html]:
 
 def _chip(person: ShownPerson) -> Html:
     notes = []
-    if person.uses[0] != person.uses[1]:
+    if len(set(person.uses)) > 1:
         notes.append(" | ".join(use.name.lower() for use in person.uses))
     if person.identity:
         notes.append(f"{person.identity} (row {person.row})")

@@ -175,12 +175,12 @@ def sheet(figures: Iterable[Html]) -> Html:
     return Html(f'<div class="sheet">{join(figures)}</div>')
 
 
-def pair(first: Picture, second: Picture, row_height_px: int, *below: Html) -> Html:
-    """Two views of one image side by side. Pointing at a linked mark or chip lights up its like."""
-    aspect = sum(picture.width / picture.height for picture in (first, second))
+def side_by_side(views: Sequence[Picture], row_height_px: int, *below: Html) -> Html:
+    """Views of one image. Pointing at a linked mark or chip lights up its like."""
+    aspect = sum(picture.width / picture.height for picture in views)
     return Html(
         f'<figure class="pair" style="flex:{aspect:.3f} 1 {aspect * row_height_px:.0f}px">'
-        f'<div class="views">{_frame(first)}{_frame(second)}</div>'
+        f'<div class="views">{join(map(_frame, views))}</div>'
         f"<figcaption>{join(below)}</figcaption></figure>"
     )
 

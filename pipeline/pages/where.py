@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pipeline.ledger import BadRecord
 from pipeline.pages import page
 from pipeline.pages.look import Gallery, ShownImage
-from pipeline.pages.look_page import how_to_read, image_pair, settings_table
+from pipeline.pages.look_page import how_to_read, image_views, settings_table
 from pipeline.pages.page import Html
 from pipeline.rendering.renderer import TaskName
 from pipeline.samples import Sample
@@ -90,5 +90,5 @@ def _section(one: Located) -> Html:
         f"{MIXTURE_KEYS[one.image.task].capitalize()}, step {one.image.step}",
         page.table(["", ""], one.facts()),
         page.block("As stored", page.mark_legend(), page.contact_sheet([stored], 260)),
-        page.block("As the trainer gets it", page.sheet([image_pair(one.image)])),
+        page.block("As the trainer gets it", page.sheet([image_views(one.image)])),
     )

@@ -1,4 +1,4 @@
-"""What makes two views of an image differ: its settings, and the parameters drawn from them once.
+"""What makes views of an image differ: its settings, and the parameters drawn from them once.
 
 How they become pixels is another matter: `modes.py` on the CPU, `device_views.py` elsewhere.
 """
@@ -6,7 +6,7 @@ How they become pixels is another matter: `modes.py` on the CPU, `device_views.p
 import difflib
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
 from pydantic import Field, field_validator, model_validator
@@ -23,10 +23,12 @@ Strength = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentConfig(Config):
-    """What makes two views of an image differ. Colour is identity evidence, so its jitter is weak."""
+    """What makes views of an image differ. Colour is identity evidence, so its jitter is weak."""
 
     mode: Literal["exact", "fast", "reference", "device"] = "exact"
     """Arithmetic: torchvision's (exact), one colour matrix (fast), by torchvision itself, on the GPU."""
+    number: Literal[1, 2] = 2
+    """Of an image. With 1 the first alone is made, the same one; L_con has no pairs then."""
     two_variants: bool = False
     """Each view of a canvas from another variant: a person in two sizes, so that L_con is of any scale."""
     flip: Share = 0.5
@@ -80,6 +82,8 @@ class AugmentConfig(Config):
             low, high = getattr(self, name)
             if not 0 < low <= high <= highest.get(name, sys.float_info.max):
                 raise ValueError(f"{name} must be [low, high] with 0 < low <= high")
+        if self.two_variants and self.number == 1:
+            raise ValueError("two_variants gives each of two views its own, and number is 1")
         if self.mode == "device" and self.transform is not None:
             raise ValueError(
                 "a transform wants pixels on the CPU, which mode device never has there"
@@ -89,6 +93,16 @@ class AugmentConfig(Config):
     @property
     def thresholds(self) -> Thresholds:
         return Thresholds(self.match_visible, self.detect_visible, self.match_height)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What decides pixels and boxes. Two views go unsaid, as before there were streams of one."""
+        return self.model_dump(mode="json", exclude={"number"} if self.number == 2 else None)
+
+    @property
+    def in_words(self) -> str:
+        """How often an image is shown."""
+        return "one view" if self.number == 1 else "two views"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The CPU's half of mode `device`: what both views show of an image, resized once, and how to go on.
+"""The CPU's half of mode `device`: what views show of an image, resized once, and how to go on.
 
 A base lies at the top left of a buffer of fixed size, so that batches have one shape.
 """

@@ -1,4 +1,4 @@
-"""The device's half of mode `device`: both views of a batch out of bases, in plain torch operations.
+"""The device's half of mode `device`: the views of a batch out of bases, in plain torch operations.
 
 The CPU has decoded each image and resized once what its views show of it, its base
 (`pipeline.rendering.device_base`); here every pixel of a view is sampled from it bilinearly, coloured by one
@@ -43,13 +43,13 @@ class Unrendered:
     size: tuple[int, int]
     """H and W."""
     bases: tuple[Tensor, ...]
-    """(N, B, B, 3) uint8 RGB, arbitrary beyond what `Warps` reach: one for both views, or one for each."""
-    warps: tuple[Warps, Warps]
+    """(N, B, B, 3) uint8 RGB, arbitrary beyond what `Warps` reach: one for all views, or one for each."""
+    warps: tuple[Warps, ...]
 
     def to(self, device: torch.device | str, non_blocking: bool) -> "Unrendered":
-        first, second = (warps.to(device, non_blocking) for warps in self.warps)
         bases = tuple(base.to(device, non_blocking=non_blocking) for base in self.bases)
-        return Unrendered(self.size, bases, (first, second))
+        warps = tuple(warps.to(device, non_blocking) for warps in self.warps)
+        return Unrendered(self.size, bases, warps)
 
     def render(self, view: int, valid: Tensor, image: Tensor) -> Tensor:
         """(N, H, W, 3) uint8. `valid` (N, 2) and `image` (P,) as in `View` and `Images`."""

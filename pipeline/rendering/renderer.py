@@ -1,4 +1,4 @@
-"""From stored samples to two finished views: crop, decode once, augment, place the boxes."""
+"""From stored samples to finished views: crop, decode once, augment, place the boxes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipeline.batch import Use, View
 from pipeline.keyed import Draws
 from pipeline.rendering.augment import AugmentConfig, Recipe, draw_recipe, erased_part, fill
 from pipeline.rendering.decode import Pixels, decode, image_size
-from pipeline.rendering.device_base import Warp, buffer_size, join_warps, lay_base
+from pipeline.rendering.device_base import Base, Warp, buffer_size, join_warps, lay_base
 from pipeline.rendering.device_views import Unrendered
 from pipeline.rendering.geometry import (
     Boxes,
@@ -34,7 +34,7 @@ TaskName = Literal["detection", "reid"]
 
 
 def view_draws(seed: int, key: str, epoch: int) -> tuple[Draws, Draws]:
-    """All randomness of a sample's two views in one pass over its dataset."""
+    """All randomness of a sample's views in one pass over its dataset."""
     return Draws(seed, "view", key, epoch, 0), Draws(seed, "view", key, epoch, 1)
 
 
@@ -88,9 +88,13 @@ class _Frame(NamedTuple):
         return cls(sample, size, boxes, ignore)
 
 
-class _Decoded(NamedTuple):
-    pixels: Pixels
-    halved: int
+class _Window(NamedTuple):
+    """What a view shows of a decoded image."""
+
+    frame: _Frame
+    image: Pixels
+    crop: Crop
+    grid: GridCrop
 
 
 @dataclass(frozen=True)
@@ -103,78 +107,78 @@ class Renderer:
 
     @property
     def buffers(self) -> tuple[Size, ...]:
-        """Sizes of what an image is rendered into: its two views, or what a device makes them from."""
+        """Sizes of what an image is rendered into: its views, or what a device makes them from."""
         if self.config.mode != "device" or (self.task == "reid" and self.config.two_variants):
-            return self.size, self.size
+            return (self.size,) * self.config.number
         largest_scene, smallest_window = self.config.scene_scale[1], self.config.canvas_side[0]
         zoom = max(1.0, largest_scene) if self.task == "detection" else 1 / smallest_window
         return (buffer_size(self.size, zoom),)
 
     def render(
         self, samples: tuple[Sample, Sample], draws: tuple[Draws, Draws], out: tuple[Pixels, ...]
-    ) -> tuple[RenderedView, RenderedView]:
+    ) -> tuple[RenderedView, ...]:
         """Fills `out`, (H, W, 3) of the sizes `buffers`. The sample of each view may be one and the same.
 
         Raises BadSample or DecodeError.
         """
-        shots = self._shots(samples, draws)
-        warps: Sequence[Warp | None] = (None, None)
+        windows = self._windows(samples, draws)
+        shown = draws[: self.config.number]
+        shots = [self._shot(window, drawn) for window, drawn in zip(windows, shown)]
+        warps: Sequence[Warp | None] = [None] * len(shots)
         if self.config.mode == "device":
-            warps = _lay_bases(shots, out)
+            bases = _lay_bases(windows, out)
+            warps = [Warp.of(b, s.crop, s.recipe, s.erased()) for b, s in zip(bases, shots)]
         else:
-            for shot, drawn, pixels in zip(shots, draws, out, strict=True):
+            for shot, drawn, pixels in zip(shots, shown, out, strict=True):
                 self._paint(shot, drawn, pixels)
-        first, second = (
+        return tuple(
             RenderedView(shot.crop.size, shot.boxes, shot.use, warp)
             for shot, warp in zip(shots, warps, strict=True)
         )
-        return first, second
 
     def join(
-        self, buffers: Sequence[Tensor], rendered: Sequence[tuple[RenderedView, RenderedView]]
-    ) -> tuple[tuple[View, View], Unrendered | None]:
+        self, buffers: Sequence[Tensor], rendered: Sequence[tuple[RenderedView, ...]]
+    ) -> tuple[tuple[View, ...], Unrendered | None]:
         """The views of a batch: of its `buffers`, (N, H, W, 3) each, and of what `render` returned."""
         columns = list(zip(*rendered, strict=True))
         unrendered, pixels = None, buffers
         if self.config.mode == "device":
-            first, second = (join_warps([v.warp for v in views if v.warp]) for views in columns)
-            unrendered = Unrendered(self.size, tuple(buffers), (first, second))
-            pixels = [torch.empty((0, *self.size, 3), dtype=torch.uint8)] * 2
-        views = [_join_view(pixels[number], column) for number, column in enumerate(columns)]
-        return (views[0], views[1]), unrendered
+            warps = tuple(join_warps([v.warp for v in views if v.warp]) for views in columns)
+            unrendered = Unrendered(self.size, tuple(buffers), warps)
+            pixels = [torch.empty((0, *self.size, 3), dtype=torch.uint8)] * len(columns)
+        views = tuple(_join_view(*parts) for parts in zip(pixels, columns, strict=True))
+        return views, unrendered
 
-    def _shots(self, samples: tuple[Sample, Sample], draws: tuple[Draws, Draws]) -> list[Shot]:
+    def _windows(self, samples: tuple[Sample, Sample], draws: tuple[Draws, Draws]) -> list[_Window]:
+        """Of two views, also where the first alone is shown: they decide together how finely to decode."""
         one = samples[0] is samples[1]
         first = _Frame.of(samples[0])
         second = first if one else _Frame.of(samples[1])
         crops = self._crop(first, draws[0]), self._crop(second, draws[1])
         if one:
-            images = (self._decode(first, crops),) * 2
-        else:
-            _check_same_persons(samples)
-            images = self._decode(first, crops[:1]), self._decode(second, crops[1:])
-        return [
-            self._shot(*parts) for parts in zip((first, second), images, crops, draws, strict=True)
-        ]
+            return self._decode(first, crops)
+        _check_same_persons(samples)
+        return self._decode(first, crops[:1]) + self._decode(second, crops[1:])
 
     def _crop(self, frame: _Frame, draws: Draws) -> Crop:
         if self.task == "detection":
             return scene_crop(frame.size, self.size, self.config.scene_scale, draws)
         return canvas_crop(frame.size, frame.boxes, self.size, self.config.canvas_side, draws)
 
-    def _decode(self, frame: _Frame, crops: Sequence[Crop]) -> _Decoded:
+    def _decode(self, frame: _Frame, crops: Sequence[Crop]) -> list[_Window]:
         halved = halvings(crops)
-        image, image_type = frame.sample.image, frame.sample.image_type
         fast = self.config.mode in ("fast", "device")
-        return _Decoded(decode(image, image_type, halved, fast), halved)
+        image = decode(frame.sample.image, frame.sample.image_type, halved, fast)
+        size = Size(*image.shape[:2])
+        return [_Window(frame, image, crop, on_grid(crop, size, halved)) for crop in crops]
 
-    def _shot(self, frame: _Frame, image: _Decoded, crop: Crop, draws: Draws) -> Shot:
+    def _shot(self, window: _Window, draws: Draws) -> Shot:
+        frame, image, crop, grid = window
         recipe = draw_recipe(self.config, crop, len(frame.boxes), draws)
-        grid = on_grid(crop, Size(*image.pixels.shape[:2]), image.halved)
         boxes, use = place_boxes(
             frame.boxes, frame.ignore, frame.size, grid, recipe.flip, self.config.thresholds
         )
-        return Shot(image.pixels, grid, recipe, boxes, use)
+        return Shot(image, grid, recipe, boxes, use)
 
     def _paint(self, shot: Shot, draws: Draws, out: Pixels) -> None:
         height, width = shot.crop.size
@@ -188,15 +192,12 @@ class Renderer:
         fill(out, width, 0, self.size.width, height)
 
 
-def _lay_bases(shots: Sequence[Shot], buffers: Sequence[Pixels]) -> list[Warp]:
-    """One base for both views, or one for each."""
+def _lay_bases(windows: Sequence[_Window], buffers: Sequence[Pixels]) -> list[Base]:
+    """Of each window: one for all of them, or one for each."""
     if len(buffers) == 1:
-        bases = [lay_base(shots[0].image, [shot.crop for shot in shots], buffers[0])] * 2
-    else:
-        bases = [lay_base(shot.image, [shot.crop], out) for shot, out in zip(shots, buffers)]
-    return [
-        Warp.of(base, shot.crop, shot.recipe, shot.erased()) for base, shot in zip(bases, shots)
-    ]
+        base = lay_base(windows[0].image, [window.grid for window in windows], buffers[0])
+        return [base] * len(windows)
+    return [lay_base(each.image, [each.grid], out) for each, out in zip(windows, buffers)]
 
 
 def _check_same_persons(samples: tuple[Sample, Sample]) -> None:

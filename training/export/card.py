@@ -149,7 +149,8 @@ def _training(run: Run, checkpoint: Checkpoint) -> Iterator[str]:
     yield (
         f"Commit {of.get('commit') or 'not known'}, {of.get('world_size')} ranks on {_hardware(of)}, PyTorch "
         f"{of.get('packages', {}).get('torch')}. {state.step:,} of {run.config.steps:,} steps, "
-        f"{state.images:,} images in two views each; digest of their order `{state.sample_digest[:16]}`."
+        f"{state.images:,} images in {run.config.stream.views.in_words} each; digest of their order "
+        f"`{state.sample_digest[:16]}`."
     )
     line = _last_line(run.folder.path / METRICS_FILE, state.step)
     if line:

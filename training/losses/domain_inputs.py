@@ -11,7 +11,7 @@ from training.model.person_search import SearchOutput
 
 def _valid_pixels(out: SearchOutput, images: Images) -> Tensor:
     """(N, h, w): cells of the trunk's map whose centre shows image, not padding."""
-    size = torch.cat([view.valid for view in images.views])
+    size = images.valid
     height, width = out.maps.shape[2:]
     y = (torch.arange(height, device=size.device) + 0.5) * STRIDE
     x = (torch.arange(width, device=size.device) + 0.5) * STRIDE

@@ -32,7 +32,7 @@ def matched_rois(out: SearchOutput, images: Images) -> MatchedRois:
     view = torch.cat([view, out.match_view])
     embedding = unit(torch.cat([out.roi_features.embedding[used], out.match_features.embedding]))
     persons = len(images.image)
-    number = torch.bincount(view * persons + row, minlength=2 * persons)
+    number = torch.bincount(view * persons + row, minlength=len(images.views) * persons)
     return MatchedRois(embedding, row, 1 / number[view * persons + row].to(embedding.dtype))
 
 
@@ -41,7 +41,7 @@ def table_rows(out: SearchOutput, images: Images, order: int) -> TableRows:
     row, which = out.match_row.unique(return_inverse=True)
     embedding = unit(out.match_features.embedding.detach())
     total = embedding.new_zeros(len(row), embedding.shape[1])
-    for view in (0, 1):  # a person once a view, so plain indexing adds each view in one order
+    for view in range(len(images.views)):  # a person once a view: plain indexing adds in one order
         seen = out.match_view == view
         total[which[seen]] += embedding[seen]
     image = images.image[row]

@@ -1,6 +1,6 @@
 """Region proposals and the fixed quotas of anchors and RoIs that losses are computed on.
 
-Letters: N images of both views, A anchors, R proposals an image, Q sampled, C channels.
+Letters: N images of all views, A anchors, R proposals an image, Q sampled, C channels.
 """
 
 from dataclasses import dataclass

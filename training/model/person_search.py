@@ -1,6 +1,6 @@
 """The person-search model that is pre-trained: NAE on torchvision's parts.
 
-Letters: N images of both views (view 1's first), P persons, Q RoIs sampled an image, M MATCH boxes,
+Letters: N images of all views (view 1's first), P persons, Q RoIs sampled an image, M MATCH boxes,
 D embedding.
 """
 
@@ -118,7 +118,7 @@ class PersonSearch(nn.Module):
         return normal
 
     def forward(self, images: Images, kind: Kind) -> SearchOutput:
-        """Both views of scenes or canvases through the whole model, as one batch."""
+        """All views of scenes or canvases through the whole model, as one batch."""
         truth = GroundTruth.of(images)
         pixels = self.normalise(torch.cat([view.pixels for view in images.views]))
         with self.norms.using(kind):
@@ -166,7 +166,7 @@ def _match_boxes(images: Images) -> tuple[Tensor, Tensor, Tensor, list[int]]:
     """View, row and box of every person in each view that it may be matched in; how many an image."""
     boxes, persons = torch.stack([view.boxes for view in images.views]), images.persons()
     found = (persons.use == Use.MATCH).nonzero().T.contiguous()
-    number = len(images.keys)
-    per_image = torch.bincount(found[0] * number + persons.image[found[1]], minlength=2 * number)
+    image = found[0] * len(images.keys) + persons.image[found[1]]
+    per_image = torch.bincount(image, minlength=images.shown)
     view, row = found.to(boxes.device, non_blocking=True)
     return view, row, boxes[view, row], per_image.tolist()

@@ -1,6 +1,6 @@
 """Ground truth of a batch as padded boxes, and the matching of candidate boxes to it.
 
-Letters: N images of both views (view 1's first, then view 2's), P persons, G most persons in an image,
+Letters: N images of all views (view 1's first, then view 2's), P persons, G most persons in an image,
 A candidates.
 """
 
@@ -42,7 +42,7 @@ class GroundTruth:
         first = per_image.cumsum(0) - per_image
         slot = (torch.arange(persons) - first[host]).to(device, non_blocking=True)
         most = int(per_image.max()) if persons else 0
-        shape = (2 * num_images, max(most, 1))
+        shape = (images.shown, max(most, 1))
         boxes = images.views[0].boxes.new_zeros((*shape, 4))
         use = torch.full(shape, int(Use.ABSENT), device=device)
         row = torch.full(shape, -1, device=device)
@@ -55,9 +55,9 @@ class GroundTruth:
             boxes,
             use,
             row,
-            size=torch.cat([v.valid for v in images.views]),
-            position=images.position.repeat(2),
-            view=torch.arange(2, device=device).repeat_interleave(num_images),
+            size=images.valid,
+            position=images.for_views(images.position),
+            view=torch.arange(len(images.views), device=device).repeat_interleave(num_images),
         )
 
 
