@@ -1,5 +1,6 @@
 """launch/search.py: a person in pictures of one's own."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,8 @@ def test_the_querys_own_file_is_passed_over(
 ) -> None:
     own = place.gallery / "trip/3.png"
     _, found = run_search(monkeypatch, place, str(own), "--top", "1000")
-    assert str(own) not in found
-    assert str(place.gallery / "trip/2.png") in found
+    assert "trip/3.png" not in found
+    assert "trip/2.png" in found and str(place.gallery) not in found
 
 
 def test_pictures_that_cannot_be_read_are_named(
@@ -140,8 +141,39 @@ def test_nobody_in_the_query(monkeypatch: pytest.MonkeyPatch, place: Place, tmp_
 def test_a_page_that_cannot_be_written_is_refused_before_the_search(
     monkeypatch: pytest.MonkeyPatch, place: Place
 ) -> None:
-    with pytest.raises(UserError, match="cannot make the folder /dev/null/pages"):
-        run_search(monkeypatch, place, str(place.query), "--out", "/dev/null/pages/a.html")
+    monkeypatch.setattr(search, "load_weights", lambda _: pytest.fail("it was searched"))
+    for out, complaint in (
+        ("/dev/null/pages/a.html", "cannot make the folder /dev/null/pages"),
+        ("/proc/a.html", "cannot write into /proc"),
+        (str(place.gallery), "photos is a folder, and a file is to be written there"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            run_search(monkeypatch, place, str(place.query), "--out", out)
+
+
+@pytest.mark.parametrize("wrong", [("--top", "0"), ("--top=-3",), ("--size", "0", "0")])
+def test_numbers_are_from_one(
+    monkeypatch: pytest.MonkeyPatch, place: Place, wrong: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_search(monkeypatch, place, str(place.query), *wrong)
+
+
+def test_names_that_are_no_text(
+    monkeypatch: pytest.MonkeyPatch, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = os.fsencode(place.gallery)
+    os.rename(folder + b"/trip/3.png", folder + b"/trip/\xe9t\xe9.png")
+    Path(os.fsdecode(folder + b"/\xff.png")).write_text("not a picture")
+    page, _ = run_search(monkeypatch, place, str(place.query))
+    assert "trip/\ufffdt\ufffd.png" in page and "\ufffd.png: cannot" in capsys.readouterr().out
+
+
+def test_grey_of_sixteen_bits_is_not_white(tmp_path: Path) -> None:
+    grey = np.arange(0, 1 << 16, 64, np.uint16).reshape(32, 32)
+    save(tmp_path / "a.png", grey)
+    expected = np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, 2)
+    assert np.array_equal(read_picture(tmp_path / "a.png"), expected)
 
 
 def test_names_with_colons(tmp_path: Path) -> None:
@@ -156,7 +188,10 @@ def test_names_with_colons(tmp_path: Path) -> None:
     [
         ("nothing.png", "", "there is no such file"),
         ("nothing.png:1,2,30,40", "", "there is no file nothing.png"),
-        ("QUERY:1,2,3", "", "IMG:x1,y1,x2,y2"),
+        ("QUERY:1,2,3", "", "a box has four numbers, .*query.png:x1,y1,x2,y2"),
+        ("QUERY:nan,2,30,40", "", "the box is nan wide"),
+        ("QUERY:94,10,220,60", "", "all but a sliver"),
+        ("QUERY:-90,-90,3,60", "", "all but a sliver"),
         ("QUERY:1,2,3.4.5,6", "", "not four numbers"),
         ("QUERY:50,10,20,30", "", "-30 wide and 20 high"),
         ("QUERY:200,10,220,30", "", "lies outside of .* 96 x 64 pixels"),

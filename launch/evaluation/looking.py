@@ -1,5 +1,6 @@
 """People in pictures of one's own: whoever is there, and how much they look like one of them."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,16 @@ def read_picture(file: Path) -> Pixels:
     """Turned as its EXIF says. Raises OSError or ValueError on what is no picture."""
     try:
         with Image.open(file) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.asarray(_eight_bit(ImageOps.exif_transpose(image)).convert("RGB"))
     except (SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from None
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Of 16 bits of grey a pixel the upper ones: `convert` would cut all but the darkest to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def read_query(file: Path) -> Pixels:
@@ -70,8 +78,8 @@ class Looker:
 
     def choose(self, pixels: Pixels, box: Box | None, file: Path) -> tuple[Box, torch.Tensor]:
         """Whom to search and their embedding. Raises UserError if there is nobody."""
-        height, width = pixels.shape[:2]
         if box is None:
+            height, width = pixels.shape[:2]
             found = self.people(pixels)
             if not len(found.boxes):
                 raise UserError(
@@ -79,10 +87,6 @@ class Looker:
                     f"--query {file}:x1,y1,x2,y2"
                 )
             box = corners(found.boxes[0])
-        elif box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
-            raise UserError(
-                f"the box {in_words(box)} lies outside of {file}, which has {width} x {height} pixels."
-            )
         return box, self.people(pixels, [box]).asked[0]
 
 
@@ -115,6 +119,11 @@ def _hits(file: Path, found: Found, embedding: torch.Tensor) -> Iterator[Hit]:
 def corners(box: torch.Tensor) -> Box:
     x1, y1, x2, y2 = box.tolist()
     return x1, y1, x2, y2
+
+
+def shown(path: Path) -> str:
+    """A name may hold bytes that are no text, which neither a page nor a console takes."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def in_words(box: Box) -> str:
