@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.evaluation.ranks import choose_device, fill, make_folder, wait_for_others
+from launch.evaluation.outputs import PAGE, QUERIES, RESULTS, prepare_evaluation
+from launch.evaluation.ranks import begin, choose_device, fill, wait_for_others
 from launch.evaluation.record import describe, warnings, write_queries
 from launch.evaluation.report import report
 from pipeline.config import apply_override, parse_config
@@ -24,11 +25,11 @@ from training.evaluation.detections import (
     Evaluator,
     gather,
     make_plan,
+    write_whole,
 )
 from training.evaluation.protocols import query_boxes
 from training.evaluation.results import console_table, outcome
 from training.evaluation.weights import load_weights
-from training.files import write_atomically
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -61,31 +62,32 @@ def main() -> None:
     benchmark = benchmark_of(shard_set.manifest.dataset)
     if arguments.across_cameras:
         benchmark.require_cameras()
+    quarantined = shard_set.quarantine()
     reader, weights = SampleReader(shard_set), load_weights(arguments.weights)
     queries, out = query_boxes(tables.values()), Path(arguments.out)
-    make_folder(out)
+    prepare_evaluation(out)
     plan = make_plan(reader, weights, config, queries, out)
     device = choose_device()
     weights.model.to(device)
 
     rank, world_size = launched_rank(), launched_world_size()
+    begin(out, plan, weights, rank, world_size)
     fill(Evaluator(plan, reader, weights, config, queries), rank, world_size)
     if rank != 0:
         return
     wait_for_others(plan)
     width = weights.model.config.heads.embedding
-    found = outcome(
-        gather(plan, width), wanted, queries, benchmark, config, arguments.across_cameras
-    )
+    across = arguments.across_cameras
+    found = outcome(gather(plan, width), wanted, queries, benchmark, config, quarantined, across)
     results = {**describe(weights, shard_set, config, device), **found.summary()}
-    write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")
-    write_queries(found, out / "queries")
+    write_whole(out / RESULTS, f"{json.dumps(results, indent=1)}\n".encode())
+    write_queries(found, out / QUERIES)
     notes = warnings(results)
-    write_atomically(out / "report.html", report(results, found, reader, notes))
+    write_whole(out / PAGE, report(results, found, reader, notes).encode())
     print(console_table(results))
     for warning in notes:
         print(f"note: {warning}")
-    print(f"{out / 'results.json'}\n{out / 'report.html'}")
+    print(f"{out / RESULTS}\n{out / PAGE}")
 
 
 def read_settings(overrides: Sequence[str]) -> EvaluationConfig:

@@ -303,6 +303,21 @@ class ShardSet:
             raise UserError(f"{location.url} is not the protocol that {MANIFEST} names.")
         return read_parquet(data)
 
+    def quarantine(self) -> dict[str, str]:
+        """By key, why a sample of the source is in no shard. Raises UserError if that cannot be told."""
+        if not self.manifest.quarantined:
+            return {}
+        location = self.location.child(QUARANTINE)
+        with location.needed():
+            data = location.read()
+        if sha256(data) != self.manifest.quarantine_sha256:
+            raise UserError(
+                f"{location.url} is not the list that {MANIFEST} names: the sharding job may have been "
+                "killed as it wrote it. Run it again."
+            )
+        table = read_parquet(data)
+        return dict(zip(table["key"].to_pylist(), table["reason"].to_pylist()))
+
 
 def tar_name(variant: int, shard: str) -> str:
     return f"shards/v{variant}/{shard}.tar"

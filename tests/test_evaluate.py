@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from test_evaluation import literal_iou
 from test_inference import trained_model
 
 from launch import evaluate
+from launch.evaluation.meeting import meet
 from pipeline.errors import UserError, run_command
 from pipeline.samples import SampleReader
 from pipeline.shards import ShardSet
@@ -95,6 +97,47 @@ def test_two_ranks_write_what_one_writes(setup: Setup, out: Path, tmp_path: Path
     assert written(tmp_path / "out") == written(out)
 
 
+@dataclass(frozen=True)
+class Differing:
+    """Ranks that do not load the same weights, as when a checkpoint is written while they start."""
+
+    first: Evaluate
+    second: Evaluate
+
+    def __call__(self) -> None:
+        (self.second if os.environ["RANK"] == "1" else self.first)()
+
+
+def test_ranks_that_loaded_other_weights_are_named(setup: Setup, tmp_path: Path) -> None:
+    other = Setup(write_run(tmp_path, trained_model()), setup.data, tmp_path)
+    arguments = [one.arguments(tmp_path / "out") for one in (setup, other)]
+    with ranks(2, Differing(*map(Evaluate, arguments)), tmp_path / "ranks") as launched:
+        assert launched.wait()[0] == 2
+        said = launched.output(0)
+    assert re.search(r"rank 1 would evaluate \w+, with run at step 7, and rank 0 ", said)
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_ranks_meet_past_what_killed_ones_left(tmp_path: Path) -> None:
+    """A leader that had greeted, a follower that had answered it, and one of a larger launch."""
+    folder = tmp_path / "meeting"
+    folder.mkdir()
+    old = {"0": ("a", "old", ["b", "c"]), "1": ("b", "old", ["a"]), "7": ("c", "old", ["a"])}
+    for rank, (name, says, to) in old.items():
+        word = json.dumps({"name": name, "says": says, "to": to})
+        (folder / f"{rank}.json").write_text(word)
+    with ThreadPoolExecutor(3) as pool:
+        followers = [pool.submit(meet, folder, rank, 3, f"new {rank}") for rank in (1, 2)]
+        time.sleep(0.5)
+        assert not any(one.done() for one in followers)
+        assert meet(folder, 0, 3, "new 0") == {0: "new 0", 1: "new 1", 2: "new 2"}
+        assert [one.result() for one in followers] == [
+            {0: "new 0", 1: "new 1"},
+            {0: "new 0", 2: "new 2"},
+        ]
+    assert not folder.exists()
+
+
 def test_a_killed_evaluation_goes_on_with_other_ranks(
     setup: Setup, out: Path, tmp_path: Path
 ) -> None:
@@ -107,10 +150,10 @@ def test_a_killed_evaluation_goes_on_with_other_ranks(
         os.kill(launched.processes[0].pid or 0, signal.SIGKILL)
     times = {path: path.stat().st_mtime_ns for path in before}
     assert 0 < len(times) < whole
+    before[0].with_name(".000099.parquet.4711").write_bytes(b"of a writer that was killed")
     launch(2, Evaluate(arguments), tmp_path / "again")
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    left = {name: data for name, data in written(tmp_path / "out").items() if "/." not in name}
-    assert left == written(out)
+    assert written(tmp_path / "out") == written(out)  # also no temporary file is left
 
 
 def gathered(setup: Setup, out: Path) -> Gathered:
@@ -325,6 +368,45 @@ def test_a_damaged_image_is_named_and_its_people_are_missed(
     assert found["detection"]["all"]["people"] == whole["detection"]["all"]["people"]
     assert f"1 images could not be read, {key}" in capsys.readouterr().out
     assert "Images that could not be read" in (tmp_path / "out/report.html").read_text()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("0*.parquet")}
+    shutil.rmtree(tmp_path / "prw")
+    shutil.copytree(setup.data, tmp_path / "prw")  # it had been the disk
+    run_here(monkeypatch, *damaged.arguments(tmp_path / "out"))
+    assert results(tmp_path / "out") == whole
+    assert sum(path.stat().st_mtime_ns != then for path, then in kept.items()) == 1
+
+
+def test_a_quarantined_image_is_named_and_its_people_are_said_not_to_count(
+    setup: Setup,
+    out: Path,
+    miniature: tuple[Path, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(miniature[0] / "prw", tmp_path / "release/prw")
+    key = ShardSet(str(setup.data)).protocol("PRW")["key"][0].as_py()
+    (image,) = (tmp_path / "release").rglob(f"{key.split('/')[-1]}.jpg")
+    image.write_bytes(image.read_bytes()[:200])
+    write_search_set(tmp_path / "release", "prw", tmp_path / "prw", shard_bytes=60_000)
+    run_here(monkeypatch, *Setup(setup.run, tmp_path / "prw", tmp_path).arguments(tmp_path / "out"))
+    found, whole = results(tmp_path / "out"), results(out)
+    (lost,) = found["images"]["unreadable"]
+    assert (lost["key"], lost["annotated"], found["images"]["read"]) == (key, False, 13)
+    assert re.match("quarantined when the shards were written: .*JPEG", lost["reason"])
+    one, other = found["search"]["PRW"], whole["search"]["PRW"]
+    assert one["places_from"] == "annotations"
+    assert one["places"] < other["places"] and one["queries_unreadable"]
+    assert found["detection"]["all"]["people"] < whole["detection"]["all"]["people"]
+    said = capsys.readouterr().out
+    assert f"1 images could not be read, {key}" in said
+    assert "not count in detection, nor in PRW; PRW, across cameras, whose places are" in said
+    assert key in (tmp_path / "out/report.html").read_text()
+    (tmp_path / "prw/quarantine.parquet").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"quarantine\.parquet is not the list that manifest\.json names"
+    ):
+        run_here(monkeypatch, *Setup(setup.run, tmp_path / "prw", tmp_path).arguments(tmp_path))
 
 
 def damage(shard_set: ShardSet, key: str) -> None:
@@ -367,6 +449,7 @@ def test_a_checkpoint_may_be_named(
     [
         ({"--weights": "/nowhere"}, "expected a run folder"),
         ({"--out": "/dev/null/out"}, "cannot make the folder /dev/null/out"),
+        ({"--out": "/proc"}, "cannot make the folder /proc/|cannot write into /proc"),
         ({"--data": "/nowhere"}, "no shard set at /nowhere"),
         ({"--data": "DETECTION"}, "has no protocol: it holds crowd/train"),
         ({"--protocol": "TestG100"}, "has no protocol `TestG100`; it has PRW"),
@@ -383,6 +466,41 @@ def test_what_cannot_be_evaluated(
     named |= {k: str(setup.root / "data") if v == "DETECTION" else v for k, v in changes.items()}
     with pytest.raises(UserError, match=complaint):
         run_here(monkeypatch, *(word for pair in named.items() for word in pair))
+
+
+@pytest.mark.parametrize(
+    ("taken", "complaint"),
+    [
+        ("detections", "cannot make the folder .*/detections: File exists"),
+        ("queries", "cannot make the folder .*/queries: File exists"),
+        ("results.json/", "results.json is a folder"),
+        ("report.html/", "report.html is a folder"),
+    ],
+)
+def test_what_lies_in_the_way_is_named_before_anything_is_computed(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str, complaint: str
+) -> None:
+    way = tmp_path / taken
+    way.mkdir() if taken.endswith("/") else way.write_text("")
+    with pytest.raises(UserError, match=complaint):
+        run_here(monkeypatch, *setup.arguments(tmp_path))
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_tables_of_other_protocols_do_not_stay(
+    setup: Setup, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be of other weights."""
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    (copy / "queries/.PRW.parquet.4711").write_bytes(b"of a writer that was killed")
+    (copy / ".gitignore").write_text("*")
+    before = sorted(path.name for path in (copy / "queries").glob("[!.]*"))
+    assert before == ["PRW-across-cameras.parquet", "PRW.parquet"]
+    named = ("--weights", str(setup.run), "--data", str(setup.data), "--out", str(copy))
+    run_here(monkeypatch, *named, "--set", f"chunk={CHUNK}")
+    assert [path.name for path in (copy / "queries").iterdir()] == ["PRW.parquet"]
+    assert (copy / ".gitignore").exists()
 
 
 def test_a_damaged_file_of_detections_is_named(

@@ -1,4 +1,4 @@
-"""Ranks that fill the chunks of one evaluation, without a word between them."""
+"""Ranks that fill the chunks of one evaluation: they meet in files, at its start and at its end."""
 
 import os
 import time
@@ -6,19 +6,14 @@ from pathlib import Path
 
 import torch
 
+from launch.evaluation.meeting import meet
+from launch.evaluation.outputs import QUERIES
 from pipeline.errors import UserError
-from training.evaluation.detections import Evaluator, Plan
+from training.evaluation.detections import Evaluator, Plan, remove_leftovers
+from training.evaluation.weights import Weights
 
 SPEAK_EVERY_S = 15.0
 POLL_S = 0.5
-
-
-def make_folder(folder: Path) -> None:
-    """Raises UserError, before anything was computed for it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out: cannot make the folder {folder}: {error.strerror}.") from None
 
 
 def choose_device() -> torch.device:
@@ -28,6 +23,25 @@ def choose_device() -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
+
+
+def begin(out: Path, plan: Plan, weights: Weights, rank: int, world_size: int) -> None:
+    """Clears up while nobody writes, and makes sure that all ranks have the same plan.
+
+    Raises UserError if they have not: rank 0 would wait for ever.
+    """
+    if rank == 0:
+        for folder in (out, out / QUERIES, plan.folder):
+            remove_leftovers(folder)
+        plan.try_again()
+    mine = f"{plan.folder.name}, with {weights.run} at step {weights.step}"
+    said = meet(out / ".ranks", rank, world_size, mine)
+    for other, plans in said.items():
+        if plans != said[0]:
+            raise UserError(
+                f"rank {other} would evaluate {plans}, and rank 0 {said[0]}: a checkpoint or a shard set was "
+                "written while they started. Evaluate again; --weights RUN/checkpoints/step-* names one."
+            )
 
 
 def fill(evaluator: Evaluator, rank: int, world_size: int) -> None:

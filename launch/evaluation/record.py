@@ -60,8 +60,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
             f"{len(unreadable)} images could not be read, {first['key']} for one: {first['reason']}. "
             "Nobody is found in them, and who is known to be there counts as missed."
         )
-    if data["quarantined"]:
-        found.append(f"{data['quarantined']} images of the release are not in the shard set.")
+        found += _uncounted(results)
     if differs := data["differs_from_published"]:
         counts = (f"{one['found']:,} {one['what']} of {one['published']:,}" for one in differs)
         found.append(f"this is not the release as published: {', '.join(counts)}.")
@@ -75,8 +74,24 @@ def warnings(results: dict[str, Any]) -> list[str]:
     return found
 
 
+def _uncounted(results: dict[str, Any]) -> list[str]:
+    """That nobody knows who is in some of the images."""
+    unknown = [one for one in results["images"]["unreadable"] if not one["annotated"]]
+    if not unknown:
+        return []
+    counts = [n for n, one in results["search"].items() if one["places_from"] == "annotations"]
+    places = f", nor in {'; '.join(counts)}, whose places are the annotated ones" if counts else ""
+    return [
+        f"for {len(unknown)} of these images there is no annotation: whoever is there does not count in "
+        f"detection{places}."
+    ]
+
+
 def write_queries(found: Outcome, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in found.protocols:
-        name = one.name.replace(", ", "-").replace(" ", "-")
-        write_whole(folder / f"{name}.parquet", parquet_bytes(one.table()))
+    """A file a protocol, and no other: one of an earlier evaluation may be of other weights."""
+    names = [one.name.replace(", ", "-").replace(" ", "-") for one in found.protocols]
+    files = [folder / f"{name}.parquet" for name in names]
+    for old in set(folder.glob("*.parquet")) - set(files):
+        old.unlink()
+    for file, one in zip(files, found.protocols):
+        write_whole(file, parquet_bytes(one.table()))

@@ -7,13 +7,16 @@ weights, settings, the set and the queries of its protocols. Chunks are the same
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
@@ -31,6 +34,8 @@ from training.model.inference import Finder, InferenceConfig
 
 FORMAT = 2
 """Of the files, and of how they are computed: a new number makes old ones stale."""
+LEFTOVER = re.compile(r"\..+\.\d+")
+"""A file that `write_whole` was writing."""
 LOADERS = 4
 """Threads that read and decode."""
 CHUNK_SCHEMA = pa.schema(
@@ -103,6 +108,15 @@ class Plan:
 
     def missing(self) -> list[int]:
         return [chunk for chunk in self.chunks if not self.file(chunk).exists()]
+
+    def try_again(self) -> None:
+        """Removes chunks with an image that could not be read: it may be readable now.
+
+        To be called while nobody writes. Raises UserError on a damaged chunk.
+        """
+        for chunk in set(self.chunks) - set(self.missing()):
+            if _has_problem(self.file(chunk)):
+                self.file(chunk).unlink()
 
 
 def make_plan(
@@ -246,11 +260,27 @@ class _Row:
     known: NDArray[np.float32]
 
 
-def _read(file: Path) -> list[_Row]:
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
     try:
-        table = read_parquet(file.read_bytes())
+        yield
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read ({error}). Delete it and evaluate again.") from None
+
+
+def _has_problem(file: Path) -> bool:
+    """Apart from forgotten images, which nothing brings back."""
+    with _readable(file), pq.ParquetFile(file, page_checksum_verification=True) as chunk:
+        table = chunk.read(["key", "problem"], use_threads=False)
+    return any(
+        key is not None and problem is not None
+        for key, problem in zip(table["key"].to_pylist(), table["problem"].to_pylist())
+    )
+
+
+def _read(file: Path) -> list[_Row]:
+    with _readable(file):
+        table = read_parquet(file.read_bytes())
     texts = table["annotation"].to_pylist()
     return [
         _Row(key, problem, text and Annotation.from_json(text.encode()), *numbers)
@@ -276,5 +306,12 @@ def write_whole(path: Path, data: bytes) -> None:
             temporary.write_bytes(data)
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror}. Make room, then evaluate again: it goes on from here."
+            f"cannot write {path}: {error.strerror}. Mend that, then run the same command again."
         ) from None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Of writers that were killed in `write_whole`."""
+    for path in folder.glob(".*"):
+        if LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink()

@@ -78,6 +78,8 @@ class Asked:
     """(T,) ascending, with `place_image` and `place_boxes`: see `Queries`."""
     place_image: Rows
     place_boxes: Boxes
+    as_annotated: bool
+    """Places are those of the annotations; else the protocol lists them."""
     own_listed: int
     """Queries whose gallery names their own image, which is passed over."""
 
@@ -143,6 +145,7 @@ def ask(
         query=query,
         place_image=place_image,
         place_boxes=place_boxes,
+        as_annotated=table["positives"].null_count > 0,
         own_listed=sum(
             gallery is not None and bool((gallery == image).any())
             for image, gallery in zip(own, listed)

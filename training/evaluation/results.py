@@ -56,6 +56,7 @@ class Searched:
             "queries_without_match": self.without_match,
             "queries_unreadable": list(self.unreadable),
             "own_image_in_gallery": self.asked.own_listed,
+            "places_from": "annotations" if self.asked.as_annotated else "protocol",
             "annotated_boxes": _ranked(self.annotated),
         }
 
@@ -102,9 +103,7 @@ class Outcome:
         return {
             "images": {
                 "read": len(self.images.keys) - len(self.problems),
-                "unreadable": [
-                    {"key": key, "reason": self.problems[key]} for key in sorted(self.problems)
-                ],
+                "unreadable": self._unreadable(),
             },
             "detection": {
                 name: {
@@ -119,6 +118,18 @@ class Outcome:
             "search": {one.name: one.summary() for one in self.protocols},
         }
 
+    def _unreadable(self) -> list[dict[str, Any]]:
+        """Each with whether it is known who is there."""
+        number = self.images.number
+        return [
+            {
+                "key": key,
+                "reason": self.problems[key],
+                "annotated": self.images.annotations[number[key]] is not None,
+            }
+            for key in sorted(self.problems)
+        ]
+
 
 def outcome(
     gathered: Gathered,
@@ -126,13 +137,16 @@ def outcome(
     queries: QueryBoxes,
     benchmark: Benchmark,
     config: EvaluationConfig,
+    quarantined: Mapping[str, str],
     across_cameras: bool = False,
 ) -> Outcome:
     """`across_cameras`: each protocol a second time, without the images of the query's camera.
 
-    `queries`: those that `gathered.known` has the embeddings of.
+    `queries`: those that `gathered.known` has the embeddings of. `quarantined`: by key, why an image is not
+    in the set.
     """
-    lost = sorted(named_keys(protocols.values()) - set(gathered.keys))
+    named = named_keys(protocols.values()) | quarantined.keys()
+    lost = sorted(named - set(gathered.keys))
     images = Images((*gathered.keys, *lost), (*gathered.annotations, *[None] * len(lost)))
     people = People.annotated(images, benchmark)
     found = without_ignored(_with_lost(gathered.detections, len(lost)), people, images, benchmark)
@@ -148,8 +162,14 @@ def outcome(
             alone = Search(annotated, wanted, config.weigh).result()
             title = name + ACROSS_CAMERAS if across else name
             results.append(Searched(title, asked, search, search.result(), alone, unreadable))
-    missing = dict.fromkeys(lost, "named by a protocol, and not in the shard set")
+    missing = {key: _why_missing(quarantined.get(key)) for key in lost}
     return Outcome(images, people, found, searched, tuple(results), gathered.problems | missing)
+
+
+def _why_missing(reason: str | None) -> str:
+    if reason is None:
+        return "named by a protocol, and not in the shard set"
+    return f"quarantined when the shards were written: {reason}"
 
 
 def _query_embeddings(
