@@ -23,16 +23,16 @@ from training.engine import (
     launched_world_size,
 )
 from training.loop import train
-from training.run import PretrainConfig, RunFolder, build_model, require_same_start
+from training.run import RunConfig, RunFolder, build_model, require_same_start
 from training.schedule import build_optimizer
 from training.signals import EXIT_STOPPED
 from training.speed import prepare
 from training.whereabouts import Whereabouts
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(description: str | None) -> argparse.Namespace:
     style = argparse.RawTextHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
+    parser = argparse.ArgumentParser(description=description, formatter_class=style)
     parser.add_argument("--config", required=True, help="YAML file of the run")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="a setting")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
@@ -45,13 +45,18 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    arguments = parse_arguments(__doc__)
+    config = load_config(RunConfig, arguments.config, arguments.set)
+    run(config, arguments.resume, arguments.allow_change)
+
+
+def run(config: RunConfig, resume: bool, allow_change: bool) -> None:
+    """One rank's part of a run, to its end or until a signal stops it."""
     # Whatever a user can get wrong is found here, on every rank alike, before the ranks meet.
-    arguments = parse_arguments()
-    config = load_config(PretrainConfig, arguments.config, arguments.set)
     folder, rank = RunFolder(config.run), launched_rank()
-    if not arguments.resume:
+    if not resume:
         folder.require_unused()
-    start = folder.find_start(config.checkpoint) if arguments.resume else None
+    start = folder.find_start(config.checkpoint) if resume else None
     stream = Stream.open(
         config.stream,
         rank,
@@ -61,13 +66,13 @@ def main() -> None:
         identities=folder.identities() if start else None,
     )
     changes = folder.changes(config, stream, start.state) if start else None
-    if changes is not None and not arguments.allow_change:
+    if changes is not None and not allow_change:
         changes.require_permission(folder.path)
     lock = folder.claim() if rank == 0 else None
 
     device = init_distributed(config.engine)
     with Whereabouts(config.engine.timeout_s).told() as here:
-        finished = pretrain(config, folder, stream, start, changes, device, here)
+        finished = train_together(config, folder, stream, start, changes, device, here)
     close_distributed()
     if lock is not None:
         lock.close()
@@ -75,8 +80,8 @@ def main() -> None:
         sys.exit(EXIT_STOPPED)
 
 
-def pretrain(
-    config: PretrainConfig,
+def train_together(
+    config: RunConfig,
     folder: RunFolder,
     stream: Stream,
     start: Checkpoint | None,

@@ -1,5 +1,6 @@
 """Selects samples of a shard set by what its indexes and annotations say: `python -m pipeline select`."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.filters import PeopleFilter, read_names
 from pipeline.samples import BadSample, SampleReader
 from pipeline.selection import Selection
-from pipeline.shards import OK, QUARANTINED, ShardSet
+from pipeline.shards import OK, QUARANTINED, ShardSet, sha256
 
 THREADS = 16
 """Indexes and annotations come one by one, from a store perhaps: reading is mostly waiting."""
@@ -36,6 +37,10 @@ class SelectConfig(PeopleFilter):
     """File of sample keys, one a line: keep these only."""
     exclude_keys: str | None = None
     """File of sample keys, one a line: leave these out."""
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """Of those that all else leaves, the share with the smallest sha256(salt + key), rounded up: a larger
+    one only adds to them."""
+    salt: str = ""
 
     @property
     def needs_annotations(self) -> bool:
@@ -52,6 +57,8 @@ def select(shard_set: ShardSet, config: SelectConfig) -> Selection:
         if config.needs_annotations:
             reader = SampleReader(shard_set)
             chosen = list(pool.map(partial(_by_people, reader, config), numbers, chosen))
+    if config.fraction < 1:
+        chosen = _share(tables, chosen, config)
     if not any(shard.any() for shard in chosen):
         raise UserError(f"no sample of {shard_set.url} is what was asked for: nothing to select.")
     asked = config.model_dump(mode="json", exclude_defaults=True)
@@ -93,6 +100,23 @@ def _by_index(tables: list[pa.Table], config: SelectConfig) -> Iterator[NDArray[
         if unwanted is not None:
             chosen &= ~pc.is_in(table["key"], unwanted).to_numpy()
         yield chosen
+
+
+def _share(
+    tables: list[pa.Table], chosen: list[NDArray[np.bool_]], config: SelectConfig
+) -> list[NDArray[np.bool_]]:
+    """The `fraction` of the chosen samples with the smallest hashes, wherever they are stored."""
+    hashes = [
+        {slot: sha256((config.salt + table["key"][slot].as_py()).encode()) for slot in slots}
+        for table, shard in zip(tables, chosen)
+        for slots in [np.flatnonzero(shard).tolist()]
+    ]
+    ordered = sorted(value for shard in hashes for value in shard.values())
+    taken = set(ordered[: math.ceil(config.fraction * len(ordered))])
+    kept = [np.zeros_like(shard) for shard in chosen]
+    for shard, own in zip(kept, hashes):
+        shard[[slot for slot, value in own.items() if value in taken]] = True
+    return kept
 
 
 def _named_keys(path: str, tables: list[pa.Table]) -> pa.Array:

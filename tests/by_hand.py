@@ -19,7 +19,7 @@ from training.distributed import rank, world_size
 from training.engine import Engine
 from training.hybrid import HybridConfig, HybridModel
 from training.loop import train
-from training.run import PretrainConfig, RunFolder
+from training.run import RunConfig, RunFolder
 from training.schedule import build_optimizer
 from training.whereabouts import Whereabouts
 
@@ -70,7 +70,7 @@ def train_by_hand(
     }
     tree = {"run": str(folder), "steps": len(batches), **sections, **changes}
     hybrid = hybrid or jittered_config()
-    config = PretrainConfig(stream=StreamConfig(), hybrid=hybrid, **tree)
+    config = RunConfig(stream=StreamConfig(), hybrid=hybrid, **tree)
     model = tiny_model(hybrid)
     model.__class__ = kind
     if prepare is not None:

@@ -1,6 +1,7 @@
 """Pre-training as processes of its own, forked from a server that has imported everything: starting takes
 a second instead of twenty, and each rank can be killed by itself."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -121,17 +122,17 @@ def run_rank(
 
 
 @dataclass(frozen=True)
-class Pretrain:
-    """`launch/pretrain.py` with these arguments."""
+class Script:
+    """`launch/pretrain.py`, or another that trains, with these arguments."""
 
     arguments: tuple[str, ...]
+    name: str = "pretrain"
 
     def __call__(self) -> None:
-        from launch import pretrain
         from pipeline.errors import run_command
 
-        sys.argv = ["pretrain.py", *self.arguments]
-        run_command(pretrain.main)
+        sys.argv = [f"{self.name}.py", *self.arguments]
+        run_command(importlib.import_module(f"launch.{self.name}").main)
 
 
 def tiny_run_file(folder: Path) -> Path:
@@ -179,8 +180,8 @@ def tiny_run_file(folder: Path) -> Path:
     return path
 
 
-def command(run_file: Path, run: Path, *arguments: str) -> Pretrain:
-    return Pretrain(("--config", str(run_file), "--set", f"run={run}", *arguments))
+def command(run_file: Path, run: Path, *arguments: str) -> Script:
+    return Script(("--config", str(run_file), "--set", f"run={run}", *arguments))
 
 
 def newest(run: Path) -> dict[str, bytes]:

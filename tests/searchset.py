@@ -17,7 +17,7 @@ from sharding.source import Source
 from sharding.writer import ShardJob, write_shard
 from training.checkpoint import State
 from training.model.person_search import PersonSearch
-from training.run import PretrainConfig, RunFolder, build_model
+from training.run import RunConfig, RunFolder, build_model
 
 MEMORY_BYTES = 1 << 30
 TEST_SPLITS = {"prw": "test", "cuhk_sysu": "test", "posetrack21": "val"}
@@ -44,7 +44,7 @@ def write_run(folder: Path, model: PersonSearch, scene_size: tuple[int, int] = (
     )
     run = folder / "run"
     hybrid = tiny_config().model_copy(update={"model": model.config})
-    config = PretrainConfig(run=str(run), steps=7, stream=stream, hybrid=hybrid)
+    config = RunConfig(run=str(run), steps=7, stream=stream, hybrid=hybrid)
     opened = Stream.open(config.stream)
     RunFolder(run).create(config, opened)
     whole = build_model(config, opened.identities, opened.domains)

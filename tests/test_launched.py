@@ -20,7 +20,7 @@ from pipeline.digest import SampleDigest
 from pipeline.stream import Stream
 from training.checkpoint import Checkpoints, find_damage
 from training.engine import free_port
-from training.run import PretrainConfig, Run, load_run
+from training.run import Run, RunConfig, load_run
 from training.signals import EXIT_STOPPED
 
 pytestmark = pytest.mark.launched
@@ -106,7 +106,7 @@ class Launched:
 
     @property
     def run(self) -> Run:
-        return load_run(load_config(PretrainConfig, self.run_file).run)
+        return load_run(load_config(RunConfig, self.run_file).run)
 
     def checkpoints(self) -> Checkpoints:
         return self.run.folder.checkpoints(self.run.config.checkpoint)

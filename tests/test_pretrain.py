@@ -17,18 +17,21 @@ from pipeline.stream import Stream
 from training.changes import Changes
 from training.checkpoint import State
 from training.model.weights import LoadedWeights
-from training.run import PretrainConfig, RunFolder, load_run
+from training.run import RunConfig, RunFolder, load_run
 
 ROOT = Path(__file__).parent.parent
-RUN_FILES = sorted((ROOT / "launch/configs/pretrain").glob("*.yaml"))
+RUN_FILES = [
+    *(ROOT / "launch/configs/pretrain").glob("*.yaml"),
+    *(ROOT / "launch/configs/finetune").glob("*.yaml"),
+]
 DEMO = ROOT / "launch/configs/pretrain/demo.yaml"
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
 def test_run_files_are_valid_and_resolve_to_themselves(path: Path, tmp_path: Path) -> None:
-    config = load_config(PretrainConfig, path)
+    config = load_config(RunConfig, path)
     (tmp_path / "config.yaml").write_text(dump_config(config))
-    assert load_config(PretrainConfig, tmp_path / "config.yaml") == config
+    assert load_config(RunConfig, tmp_path / "config.yaml") == config
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *arguments: str, world_size: int = 1) -> None:
@@ -109,8 +112,8 @@ STATE = State(step=4, images=9, stream_digest="ab-4", tables_digest="", sample_d
 
 def changes(tmp_path: Path, *settings: str, stream: str = "ab") -> Changes:
     """Against a run of the demo."""
-    RunFolder(tmp_path / "run").create(load_config(PretrainConfig, DEMO), fake_stream("ab"))
-    now = load_config(PretrainConfig, DEMO, settings)
+    RunFolder(tmp_path / "run").create(load_config(RunConfig, DEMO), fake_stream("ab"))
+    now = load_config(RunConfig, DEMO, settings)
     return RunFolder(tmp_path / "run").changes(now, fake_stream(stream), STATE)
 
 
@@ -173,7 +176,7 @@ def test_one_process_writes_a_run(tmp_path: Path) -> None:
 
 
 def test_a_run_is_read_back_without_its_shards(tmp_path: Path) -> None:
-    config, stream = load_config(PretrainConfig, DEMO), fake_stream("ab")
+    config, stream = load_config(RunConfig, DEMO), fake_stream("ab")
     folder = RunFolder(tmp_path / "run")
     folder.create(config, stream)
     folder.record_weights(LoadedWeights("https://weights", "ab", 100, ("fc.bias",)))

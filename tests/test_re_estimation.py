@@ -10,11 +10,11 @@ from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.stream import Stream
 from training.export.re_estimation import re_estimate
 from training.hybrid import HybridModel
-from training.run import PretrainConfig, build_model
+from training.run import RunConfig, build_model
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     root = tmp_path_factory.mktemp("re_estimation")
     stream = StreamConfig(
         scenes=(MixtureEntry(shards=simple_set(root / "crowd", "detection", 2, 6), weight=1),),
@@ -24,16 +24,16 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
         scene_size=(64, 96),
         canvas_size=(64, 48),
     )
-    return PretrainConfig(run=str(root / "run"), steps=4, stream=stream, hybrid=tiny_config())
+    return RunConfig(run=str(root / "run"), steps=4, stream=stream, hybrid=tiny_config())
 
 
-def model_of(config: PretrainConfig) -> tuple[HybridModel, Stream]:
+def model_of(config: RunConfig) -> tuple[HybridModel, Stream]:
     stream = Stream.open(config.stream)
     return build_model(config, stream.identities, stream.domains), stream
 
 
 @torch.no_grad()
-def test_a_mean_over_batches_replaces_what_was_there(config: PretrainConfig) -> None:
+def test_a_mean_over_batches_replaces_what_was_there(config: RunConfig) -> None:
     model, stream = model_of(config)
     norm = model.search.backbone.bn1
     norm.running_mean.fill_(100.0)
@@ -58,7 +58,7 @@ def test_a_mean_over_batches_replaces_what_was_there(config: PretrainConfig) -> 
     assert not any("canvas" in name for name in changed)
 
 
-def test_frozen_statistics_and_streams_without_scenes_are_refused(config: PretrainConfig) -> None:
+def test_frozen_statistics_and_streams_without_scenes_are_refused(config: RunConfig) -> None:
     model, stream = model_of(config)
     hybrid = config.hybrid
     backbone = hybrid.model.backbone.model_copy(update={"norm": "frozen"})

@@ -22,11 +22,11 @@ from pipeline.shards import QUARANTINED, ShardSet
 from pipeline.stream import Stream
 from training.checkpoint import State
 from training.features import domain_probe, embed_in_plane, image_features
-from training.run import PretrainConfig, RunFolder, build_model
+from training.run import RunConfig, RunFolder, build_model
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     root = tmp_path_factory.mktemp("report")
     scenes = [
         simple_set(root / name, "detection", 2, 6, dataset=name) for name in ("crowd", "city")
@@ -40,7 +40,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
         scene_size=(64, 96),
         canvas_size=(64, 48),
     )
-    return PretrainConfig(run=str(root / "run"), steps=40, stream=stream, hybrid=tiny_config())
+    return RunConfig(run=str(root / "run"), steps=40, stream=stream, hybrid=tiny_config())
 
 
 def metrics_line(step: int) -> dict[str, object]:
@@ -61,13 +61,13 @@ def metrics_line(step: int) -> dict[str, object]:
     }
 
 
-def make_run(config: PretrainConfig, folder: Path) -> RunFolder:
+def make_run(config: RunConfig, folder: Path) -> RunFolder:
     run = RunFolder(folder)
     run.create(config, Stream.open(config.stream))
     return run
 
 
-def train_a_little(config: PretrainConfig, run: RunFolder) -> None:
+def train_a_little(config: RunConfig, run: RunFolder) -> None:
     lines = [json.dumps(metrics_line(step)) for step in range(1, 31)]
     (run.path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 31, "lo')
     run.write_status(30, 40, 10.0, True, "step-00000030")
@@ -84,7 +84,7 @@ def write_report(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str)
 
 
 def test_a_stopped_run_is_reported_and_said_to_be_unfinished(
-    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(config, tmp_path / "run")
     train_a_little(config, run)
@@ -104,7 +104,7 @@ def test_a_stopped_run_is_reported_and_said_to_be_unfinished(
 
 
 def test_a_named_checkpoint_is_exported_and_the_report_shows_it(
-    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(config, tmp_path / "run")
     train_a_little(config, run)
@@ -131,7 +131,7 @@ def test_a_named_checkpoint_is_exported_and_the_report_shows_it(
 
 
 def test_the_card_names_sets_that_cannot_be_read_and_what_ecp_forbids(
-    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(config, tmp_path / "run")
     train_a_little(config, run)
@@ -149,7 +149,7 @@ def test_the_card_names_sets_that_cannot_be_read_and_what_ecp_forbids(
 
 
 def test_a_missing_or_damaged_checkpoint_is_not_exported(
-    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(config, tmp_path / "run")
     train_a_little(config, run)
@@ -164,7 +164,7 @@ def test_a_missing_or_damaged_checkpoint_is_not_exported(
 
 
 def test_a_run_without_a_step_is_reported_too(
-    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(config, tmp_path / "run")
     text = write_report(monkeypatch, run.path)
@@ -174,7 +174,7 @@ def test_a_run_without_a_step_is_reported_too(
 
 
 def test_a_shard_set_that_has_moved_away_costs_its_part_only(
-    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = config.stream.model_copy(
         update={"scenes": (MixtureEntry(shards=str(tmp_path / "gone"), weight=1),)}

@@ -1,6 +1,7 @@
 """`pipeline select`: which samples are drawn, without a shard being written again."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def test_by_the_height_of_people_that_count(tall: str) -> None:
     assert chosen(tall, min_person_height=40, min_visible=0.5) == [1, 3, 5, 6]
     with pytest.raises(UserError, match="nothing to select"):
         chosen(tall, min_visible=0.6)
+
+
+def test_a_larger_fraction_adds_to_a_smaller_one(tall: str) -> None:
+    parts = [set(chosen(tall, fraction=share)) for share in (0.2, 0.4, 0.8, 1.0)]
+    assert [len(part) for part in parts] == [2, 3, 6, 7]  # of seven, rounded up
+    assert all(small < large for small, large in pairwise(parts))
+    assert len(chosen(tall, fraction=0.5, min_person_height=40)) == 2
+    salted = [chosen(tall, fraction=0.4, salt=str(salt)) for salt in range(8)]
+    assert len({tuple(part) for part in salted}) > 1
 
 
 def test_by_keys_sizes_and_counts(tall: str, tmp_path: Path) -> None:

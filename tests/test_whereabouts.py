@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import Pretrain, Ranks, command, ranks
+from ranks import Ranks, Script, command, ranks
 
 from pipeline.errors import UserError
 from training import hybrid
@@ -64,7 +64,7 @@ CASES: dict[str, tuple[int, Callable[[], None]]] = {
 
 @dataclass(frozen=True)
 class Disturbed:
-    pretrain: Pretrain
+    pretrain: Script
     name: str
     happened: Path
     """Holds when."""

@@ -116,7 +116,7 @@ class HybridModel(nn.Module):
         self.domains = {"detection": (), "reid": (), **domains, "inter_task": KINDS}
         self.search = PersonSearch(config.model, seed, load_weights)
         width = config.model.heads.embedding
-        self.predictor = Predictor(width, self.search.norms)
+        self.predictor = Predictor(width, self.search.norms) if config.weights.similarity else None
         self.tables = OimTables(config.oim, num_identities, width)
         self.alignment = nn.ModuleDict(self._alignment_modules(width))
 
@@ -239,6 +239,8 @@ class HybridModel(nn.Module):
     def _similarity(
         self, out: SearchOutput, images: Images, kind: Kind, number: dict[str, float], parts: Parts
     ) -> None:
+        if self.predictor is None:
+            return
         paired = _paired(images)
         first, second = (
             out.match_features.embedding[(out.match_view == v) & paired[out.match_row]]

@@ -13,7 +13,7 @@ from training.engine import Engine
 from training.hybrid import HybridModel
 from training.metrics import Metrics
 from training.nonfinite import Skips, not_finite
-from training.run import PretrainConfig, RunFolder
+from training.run import RunConfig, RunFolder
 from training.schedule import set_lr
 from training.signals import StopRequest
 from training.statistics import GRADIENT_PARTS
@@ -21,7 +21,7 @@ from training.whereabouts import Whereabouts
 
 
 def train(
-    config: PretrainConfig,
+    config: RunConfig,
     folder: RunFolder,
     stream: Stream,
     model: HybridModel,

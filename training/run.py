@@ -26,6 +26,9 @@ from pipeline.settings import StreamConfig
 from pipeline.stream import Stream
 from training.changes import Changes, compare, is_free
 from training.checkpoint import (
+    MANIFEST,
+    MODEL,
+    STATE,
     Checkpoint,
     CheckpointConfig,
     Checkpoints,
@@ -36,16 +39,28 @@ from training.engine import EngineConfig
 from training.files import write_atomically
 from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
-from training.model.weights import LoadedWeights
+from training.model.person_search import PersonSearch
+from training.model.weights import LoadedWeights, sha256_of
 from training.schedule import OptimiserConfig
+from training.start import Part, fill, require_same_form
 
 IDENTITIES_FILE, ENVIRONMENT_FILE = "identities.json", "environment.json"
 LOCK_FILE = "writer.lock"
 PACKAGES = ("torch", "torchvision", "deepspeed", "numpy", "opencv-python-headless", "simplejpeg")
 
 
-class PretrainConfig(Config):
-    """A whole pre-training run."""
+class StartConfig(Config):
+    """Weights of another run that this one begins with, in place of the backbone's own."""
+
+    weights: str
+    """Folder of a run, for its newest checkpoint, or RUN/checkpoints/step-* for one of it."""
+    part: Part = "model"
+    """`backbone`: trunk and last stage; `model`: the RPN and all heads of boxes too. Tables, predictor and
+    domain classifiers are always new."""
+
+
+class RunConfig(Config):
+    """A whole run: pre-training, or fine-tuning if it has a person-search set and no pre-training losses."""
 
     run: str
     """Folder that the run is written into."""
@@ -53,6 +68,7 @@ class PretrainConfig(Config):
     """Of the initial weights and of every draw inside a step."""
     steps: int = Field(gt=0)
     """Optimizer steps."""
+    start: StartConfig | None = None
     stream: StreamConfig
     hybrid: HybridConfig
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -61,7 +77,7 @@ class PretrainConfig(Config):
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> "PretrainConfig":
+    def _check(self) -> "RunConfig":
         if self.hybrid.oim.mean == "roi" and self.engine.accumulation > 1:
             raise ValueError(
                 "`hybrid.oim.mean: roi` needs `engine.accumulation: 1`: RoIs are counted in the forward, and "
@@ -138,7 +154,7 @@ class RunFolder:
         """Those that have rows in the run's look-up table."""
         return Identities.from_json((self.path / IDENTITIES_FILE).read_bytes())
 
-    def changes(self, config: PretrainConfig, stream: Stream, start: State) -> Changes:
+    def changes(self, config: RunConfig, stream: Stream, start: State) -> Changes:
         """What was otherwise when this folder was written last. Raises UserError if it is no run folder.
 
         Of the stream only its past counts, by its digest: what follows `start` may be chosen anew.
@@ -161,7 +177,7 @@ class RunFolder:
         others = {key: v for key, v in machines.items() if not key.startswith("command")}
         return Changes(start.step, {**free, **moved, **others}, binding)
 
-    def create(self, config: PretrainConfig, stream: Stream) -> None:
+    def create(self, config: RunConfig, stream: Stream) -> None:
         """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "config.yaml", dump_config(config))
@@ -201,17 +217,30 @@ class RunFolder:
 
 
 def build_model(
-    config: PretrainConfig,
+    config: RunConfig,
     identities: Identities,
     domains: dict[str, tuple[str, ...]],
     load_weights: bool = True,
 ) -> HybridModel:
     """The model before its first step: the same for the same seed, on every rank.
 
-    Without `load_weights`, one that a checkpoint is to fill: the backbone's file need not be there.
+    Without `load_weights`, one that a checkpoint is to fill: no file of first weights need be there. Raises
+    UserError if such weights cannot be had or do not fit.
     """
     torch.manual_seed(config.seed)
-    return HybridModel(config.hybrid, identities.num_rows, domains, config.seed, load_weights)
+    own = load_weights and config.start is None
+    model = HybridModel(config.hybrid, identities.num_rows, domains, config.seed, own)
+    if load_weights and config.start is not None:
+        model.search.first_weights = _begin(model.search, config.start)
+    return model
+
+
+def _begin(search: PersonSearch, start: StartConfig) -> LoadedWeights:
+    """Fills what `start` names. Raises UserError."""
+    run, checkpoint = open_trained(start.weights)
+    require_same_form(run.config.hybrid.model, search.config, start.part, start.weights)
+    path = checkpoint.path / MODEL
+    return fill(search, start.part, checkpoint.model(), str(checkpoint.path), sha256_of(path))
 
 
 @dataclass(frozen=True)
@@ -219,7 +248,7 @@ class Run:
     """A run read back from its folder, without its shards."""
 
     folder: RunFolder
-    config: PretrainConfig
+    config: RunConfig
     identities: Identities
     domains: dict[str, tuple[str, ...]]
 
@@ -247,9 +276,23 @@ def load_run(path: str | Path) -> Run:
     identities = Identities.from_json((folder.path / IDENTITIES_FILE).read_bytes())
     return Run(
         folder,
-        load_config(PretrainConfig, folder.path / "config.yaml"),
+        load_config(RunConfig, folder.path / "config.yaml"),
         identities,
         {task: tuple(names) for task, names in stream["domains"].items()},
+    )
+
+
+def open_trained(path: str | Path) -> tuple[Run, Checkpoint]:
+    """`path`: a run folder, for its newest checkpoint, or a checkpoint folder in one. Raises UserError."""
+    folder = Path(path)
+    if (folder / STATE).is_file() and (folder / MANIFEST).is_file():
+        return load_run(folder.resolve().parent.parent), Checkpoint.open(folder)
+    if (folder / "config.yaml").is_file():
+        run = load_run(folder)
+        return run, run.checkpoint()
+    raise UserError(
+        f"no trained weights in {path}: expected a run folder, or a folder checkpoints/step-* in one. "
+        "Exported files are named for other code and are not read back."
     )
 
 

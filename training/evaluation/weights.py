@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from training.checkpoint import MANIFEST, MODEL, STATE, Checkpoint
+from training.checkpoint import MANIFEST, MODEL
 from training.model.person_search import PersonSearch
-from training.run import load_run
-
-SEARCH = "search."
-"""Where the trained model keeps the part that searches."""
+from training.run import open_trained
+from training.start import search_tensors
 
 
 @dataclass(frozen=True)
@@ -27,26 +25,10 @@ class Weights:
 
 def load_weights(path: str | Path) -> Weights:
     """`path`: a run folder, for its newest checkpoint, or a checkpoint folder in one. Raises UserError."""
-    folder = Path(path)
-    if (folder / STATE).is_file() and (folder / MANIFEST).is_file():
-        run = load_run(folder.resolve().parent.parent)
-        checkpoint = Checkpoint.open(folder)
-    elif (folder / "config.yaml").is_file():
-        run = load_run(folder)
-        checkpoint = run.checkpoint()
-    else:
-        raise UserError(
-            f"--weights {path}: expected a run folder, or a folder checkpoints/step-* in one. Exported files "
-            "are named for other code and are not read back."
-        )
+    run, checkpoint = open_trained(path)
     model = PersonSearch(run.config.hybrid.model, seed=0, load_weights=False)
-    tensors = {
-        name.removeprefix(SEARCH): tensor
-        for name, tensor in checkpoint.model().items()
-        if name.startswith(SEARCH)
-    }
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(search_tensors(checkpoint.model()))
     except RuntimeError as error:
         raise UserError(
             f"{checkpoint.path} holds another model than the run's configuration describes: "

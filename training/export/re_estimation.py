@@ -10,12 +10,12 @@ from pipeline.identities import Identities
 from pipeline.stream import Stream
 from training.model.norm import CrossRankNorm
 from training.model.person_search import PersonSearch
-from training.run import PretrainConfig
+from training.run import RunConfig
 
 
 @torch.no_grad()
 def re_estimate(
-    search: PersonSearch, config: PretrainConfig, identities: Identities, slices: int, scenes: int
+    search: PersonSearch, config: RunConfig, identities: Identities, slices: int, scenes: int
 ) -> int:
     """Sets the statistics of scenes from at least `scenes` of them, the run's first; returns how many.
 

@@ -69,11 +69,7 @@ def _load(net: nn.Module, config: BackboneConfig) -> LoadedWeights:
     weights = read_tensors(path)
     if config.name == "shufflenet_v1":
         weights = shufflenet_v1_files.in_own_layout(weights, config.groups, origin)
-    loaded, unused = load_into(net, weights, config.name, origin)
-    for module in net.modules():
-        if isinstance(module, CrossRankNorm):  # canvas statistics start as the scenes'
-            module.canvas_running_mean.copy_(module.running_mean)
-            module.canvas_running_var.copy_(module.running_var)
+    loaded, unused = load_into(net, weights, config.name, f"`backbone.weights`: {origin}")
     return LoadedWeights(origin, sha256_of(path), loaded, unused)
 
 

@@ -14,6 +14,8 @@ ENUM_MEMBER = "IMAGENET1K_V1"
 WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts put the weights among other things."""
 DATA_PARALLEL = "module."
+CANVASES = "canvas_"
+"""What the names of canvases' running statistics have more than those of the scenes'."""
 
 
 @dataclass(frozen=True)
@@ -84,29 +86,34 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_into(
     net: nn.Module, weights: dict[str, Tensor], network: str, origin: str
 ) -> tuple[int, tuple[str, ...]]:
-    """Fills every tensor of `net`: how many, and the names that it has no place for. Raises UserError."""
+    """Fills every tensor of `net`: how many, and the names that it has no place for.
+
+    Statistics of canvases start as the scenes' where `weights` has none. Raises UserError, whose message
+    begins with `origin`.
+    """
     own = net.state_dict()
     wanted = {name for name in own if not _is_our_own(name)}
     absent = sorted(wanted - weights.keys())
     if absent:
         raise UserError(
-            f"`backbone.weights`: {origin} is not a {network}: {len(absent)} of {len(wanted)} tensors are "
+            f"{origin} is not a {network}: {len(absent)} of {len(wanted)} tensors are "
             f"absent, {absent[0]} for one."
         )
     misshapen = [n for n in sorted(wanted) if weights[n].shape != own[n].shape]
     if misshapen:
         name = misshapen[0]
         raise UserError(
-            f"`backbone.weights`: {origin} is another {network}: {len(misshapen)} of {len(wanted)} tensors "
+            f"{origin} is another {network}: {len(misshapen)} of {len(wanted)} tensors "
             f"differ in shape, {name} for one: {tuple(weights[name].shape)} in the file, "
             f"{tuple(own[name].shape)} wanted."
         )
     infinite = [n for n in sorted(wanted) if not weights[n].isfinite().all()]
     if infinite:
-        raise UserError(
-            f"`backbone.weights`: {origin} holds values that are not finite in {infinite[0]}."
-        )
+        raise UserError(f"{origin} holds values that are not finite in {infinite[0]}.")
     net.load_state_dict({name: weights[name] for name in wanted}, strict=False)
+    canvases = {name for name in own if CANVASES in name}
+    given = {n: weights.get(n, weights[n.replace(CANVASES, "")]) for n in canvases}
+    net.load_state_dict(given, strict=False)
     unused = sorted(n for n in weights if n not in wanted and not _is_our_own(n))
     return len(wanted), tuple(unused)
 
@@ -118,4 +125,4 @@ def sha256_of(path: Path) -> str:
 
 def _is_our_own(name: str) -> bool:
     """Statistics of canvases, and a counter that nothing reads."""
-    return "canvas_running" in name or name.endswith("num_batches_tracked")
+    return CANVASES in name or name.endswith("num_batches_tracked")
