@@ -19,7 +19,7 @@ from tests.batches import first_views, hybrid_batch
 from tests.models import tiny_model
 from tests.pictures import render_batch, sample, textured
 from tests.shardset import simple_set
-from training.run import PretrainConfig
+from training.run import RunConfig
 
 MODES = ("exact", "fast", "reference", "device")
 VIEW = Size(120, 160)
@@ -95,8 +95,8 @@ def test_what_wants_two_views_is_refused() -> None:
         AugmentConfig(number=1, two_variants=True)
     run: dict[str, Any] = {"run": "r", "steps": 1, "stream": {"views": {"number": 1}}}
     with pytest.raises(ValidationError, match=r"set `hybrid\.weights\.similarity: 0`"):
-        PretrainConfig(**run, hybrid={})  # type: ignore[arg-type]
-    PretrainConfig(**run, hybrid={"weights": {"similarity": 0}})  # type: ignore[arg-type]
+        RunConfig(**run, hybrid={})  # type: ignore[arg-type]
+    RunConfig(**run, hybrid={"weights": {"similarity": 0}})  # type: ignore[arg-type]
 
 
 def test_a_step_is_a_mean_over_half_as_many_and_has_no_pairs() -> None:
