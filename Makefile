@@ -7,7 +7,7 @@ PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
 .PHONY: help env env-peers demo test test-distributed test-crash test-stores test-interop test-cuda fuzz-sharding bench-sharding \
-	bench-stream bench-training check format lock clean
+	bench-stream bench-training experiment check format lock clean
 
 help:
 	@echo "make demo   everything from nothing: data, shards, pre-training, weights, report"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-sharding figures of the sharding job against its peers"
 	@echo "make bench-stream   figures of the stream against its peers, and of its order"
 	@echo "make bench-training figures of a training step against a plain one, on the GPU if there is one"
+	@echo "make experiment TIER=A  pre-train, fine-tune and judge on generated worlds: docs/results.md"
 	@echo "make env    the environment alone, in .venv   make env-peers   one more with the peers, in .venv-peers"
 	@echo "make lock   re-resolve requirements.lock   make format   rewrite to the house style"
 
@@ -78,6 +79,10 @@ bench-sharding: env-peers
 bench-stream: env-peers
 	$(PEERS)/bin/python launch/benchmark.py stream
 	$(PEERS)/bin/python launch/benchmark.py order
+
+# Days on a CPU: tier A is about an hour of one core a world. Goes on where it was.
+experiment: env
+	$(BIN)/python launch/experiment.py run --tier $(or $(TIER),A)
 
 bench-training: env
 	$(BIN)/python launch/benchmark.py training

@@ -1,0 +1,77 @@
+"""The experiment on generated worlds: python launch/experiment.py run --tier A
+
+Runs what docs/results has no record of, a few processes of one thread side by side, and goes on where it
+was. Then: python launch/experiment.py report
+"""
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+import torch
+
+from launch.experiments.jobs import needed, run_jobs
+from launch.experiments.plan import Planner
+from launch.experiments.records import Records
+from launch.experiments.results import write_results
+from launch.experiments.settings import Experiment
+from pipeline.errors import UserError, run_command
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def parse_arguments() -> argparse.Namespace:
+    style = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="do the runs of a tier that are missing")
+    run.add_argument("--tier", required=True, choices=("A", "B", "C"))
+    run.add_argument(
+        "--world", type=int, action="append", help="again for more; default: the tier's"
+    )
+    run.add_argument("--arm", action="append", help="again for more; default: the tier's")
+    run.add_argument("--jobs", type=int, help="side by side; default: one a GPU, or two")
+    run.add_argument("--folder", type=Path, default=Path("runs/experiment"), help="of the worlds")
+    run.add_argument("--dry-run", action="store_true", help="list what would be done")
+    run.set_defaults(command=_run)
+    report = commands.add_parser("report", help="write docs/results.md from the records")
+    report.set_defaults(command=_report)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    arguments.command(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    experiment, records = Experiment.read(), Records()
+    tier = experiment.config.tiers[arguments.tier]
+    arms = arguments.arm or tier.arms
+    if unknown := sorted(set(arms) - set(experiment.config.arms)):
+        raise UserError(f"--arm: there is no {', '.join(unknown)}.")
+    worlds = arguments.world if arguments.world is not None else range(tier.worlds)
+    jobs = Planner(experiment, arguments.folder, records).jobs(arms, worlds)
+    if arguments.dry_run:
+        for job in needed(jobs):
+            print(f"(cd {job.folder} && {shlex.join(job.command)})")
+        return
+    run_jobs(jobs, slots(arguments.jobs))
+    _report(arguments)
+
+
+def slots(number: int | None) -> list[dict[str, str]]:
+    """The environment of each process that may run at a time."""
+    gpus = torch.cuda.device_count() if os.environ.get("DS_ACCELERATOR") != "cpu" else 0
+    if gpus:
+        return [{"CUDA_VISIBLE_DEVICES": str(i % gpus)} for i in range(number or gpus)]
+    return [{"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}] * (number or 2)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    print(write_results(Experiment.read(), Records(), DOCS))
+
+
+if __name__ == "__main__":
+    run_command(main)

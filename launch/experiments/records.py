@@ -1,0 +1,112 @@
+"""What came out, a small file for each evaluated run: committed, so that days and machines add up."""
+
+import datetime
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.experiments.settings import TARGET
+from pipeline.errors import UserError
+from training.files import write_atomically
+from training.run import ENVIRONMENT_FILE, load_run
+
+FOLDER = Path(__file__).parents[2] / "docs/results"
+PROTOCOL = TARGET.upper()
+
+
+@dataclass(frozen=True)
+class Key:
+    world: int
+    arm: str
+    step: int
+    """Of fine-tuning."""
+    decided_by: str
+    """sha256 of all settings."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """world-0/ARM-STEP.json ..."""
+
+    folder: Path = FOLDER
+
+    def file(self, key: Key) -> Path:
+        return self.folder / f"world-{key.world}" / f"{key.arm}-{key.step}.json"
+
+    def has(self, key: Key) -> bool:
+        """Raises UserError if there is one that was made with other settings."""
+        path = self.file(key)
+        if not path.exists():
+            return False
+        if json.loads(path.read_text())["decided_by"] != key.decided_by:
+            raise UserError(
+                f"{path} was made with other settings than launch/configs/experiment has. Take the change "
+                "back, or delete what it makes stale, and the folders of those worlds."
+            )
+        return True
+
+    def add(self, key: Key, evaluation: Path, runs: Sequence[Path]) -> None:
+        """`runs`: those that its weights come from."""
+        results = json.loads((evaluation / "results.json").read_text())
+        content = {
+            **vars(key),
+            "numbers": numbers(results),
+            "weights_sha256": results["weights"]["sha256"],
+            "data_sha256": results["data"]["manifest_sha256"],
+            "runs": {run.name: _describe(run) for run in runs},
+            "date": datetime.date.today().isoformat(),
+            "processor": processor(),
+        }
+        path = self.file(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        for path in sorted(self.folder.glob("world-*/*.json")):
+            yield json.loads(path.read_text())
+
+
+def numbers(results: dict[str, Any]) -> dict[str, Any]:
+    """Of `results.json`: search, the same among annotated boxes, and detection; shares, not percent."""
+    search, detection = results["search"][PROTOCOL], results["detection"]
+    shown = ("mAP", "top1", "top5", "top10")
+    return {
+        **{name: search[name] for name in shown},
+        **{f"annotated_{name}": search["annotated_boxes"][name] for name in shown},
+        "queries": search["queries"],
+        "found": search["recall"],
+        "detection_ap": detection["all"]["ap"],
+        "detection_recall": detection["all"]["recall"],
+        "searched_recall": detection["searched"]["recall"],
+    }
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    run = load_run(folder)
+    environment = json.loads((folder / ENVIRONMENT_FILE).read_text())
+    state = run.checkpoint().state
+    return {
+        "steps": state.step,
+        "images": state.images,
+        "sample_digest": state.sample_digest,
+        "skipped": len(state.skipped),
+        "precision": run.config.engine.precision,
+        "commit": environment["commit"],
+        "torch": environment["packages"]["torch"],
+        "gpus": environment["gpus"],
+    }
+
+
+def processor() -> str:
+    """Its name where Linux tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    found = {key.strip(): value.strip() for key, value in told.items()}
+    names = (found.get(name, "") for name in ("model name", "cpu family", "model"))
+    return " ".join(filter(None, names))

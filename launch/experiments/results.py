@@ -1,0 +1,148 @@
+"""Records -> the tables of docs/results.md, between their marks; the words around them are people's."""
+
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student
+
+from launch.experiments.figures import draw_curve, draw_tier
+from launch.experiments.records import Records
+from launch.experiments.settings import ClaimConfig, Experiment, TierConfig
+from pipeline.errors import UserError
+from training.files import write_atomically
+
+PAGE = "results.md"
+COLUMNS = {
+    "mAP": "mAP",
+    "top1": "top-1",
+    "annotated_mAP": "mAP, annotated boxes",
+    "detection_ap": "detection AP",
+    "searched_recall": "people found",
+}
+"""Number of a record -> what it is called in a table."""
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is on record, in percent."""
+
+    experiment: Experiment
+    by_key: dict[tuple[str, int, int], dict[str, Any]]
+    """By arm, world and step."""
+
+    @classmethod
+    def read(cls, experiment: Experiment, records: Records) -> "Numbers":
+        """Records of other settings, and of arms that are gone, are left out."""
+        found = {}
+        for record in records.all():
+            arm, world = record["arm"], record["world"]
+            known = arm in experiment.config.arms
+            if known and experiment.decides(arm, world) == record["decided_by"]:
+                found[arm, world, record["step"]] = record["numbers"]
+        return cls(experiment, found)
+
+    def of(self, arm: str, name: str, moment: int = 1) -> dict[int, float]:
+        """By world, after half of the fine-tuning (0) or all of it (1)."""
+        values = {}
+        for (found, world, step), numbers in sorted(self.by_key.items()):
+            if found == arm and step == self.experiment.moments(arm, world)[moment]:
+                values[world] = 100 * numbers[name]
+        return values
+
+
+def write_results(experiment: Experiment, records: Records, docs: Path) -> Path:
+    """Raises UserError if the page has lost a mark."""
+    numbers = Numbers.read(experiment, records)
+    page = docs / PAGE
+    text = page.read_text()
+    for name, tier in experiment.config.tiers.items():
+        if any(numbers.of(arm, "mAP") for arm in tier.arms):
+            draw_tier(experiment, tier, numbers.of, docs / f"results/{name}.svg")
+        text = _between(text, name, "\n".join(_tier(name, tier, numbers)))
+    if draw_curve(experiment, numbers.of, docs / "results/fractions.svg"):
+        text = _between(text, "fractions", "![mAP by share of the target](results/fractions.svg)")
+    write_atomically(page, text)
+    return page
+
+
+def _between(text: str, name: str, content: str) -> str:
+    begin, end = f"<!-- {name} begins -->", f"<!-- {name} ends -->"
+    pattern = re.compile(f"{begin}.*?{end}", re.DOTALL)
+    if not pattern.search(text):
+        raise UserError(f"docs/{PAGE} has no `{begin}` and `{end}`: put them back.")
+    return pattern.sub(lambda _: f"{begin}\n{content}\n{end}", text)
+
+
+def _tier(name: str, tier: TierConfig, numbers: Numbers) -> Iterator[str]:
+    worlds = {arm: len(numbers.of(arm, "mAP")) for arm in tier.arms}
+    if not any(worlds.values()):
+        yield f"Nothing of tier {name} has run yet."
+        return
+    yield from _means(tier, numbers)
+    yield ""
+    yield from _worlds(tier, numbers)
+    if tier.claims:
+        yield ""
+        yield from _claims(tier, numbers)
+    yield f"\n![mAP of each arm in each world](results/{name}.svg)"
+
+
+def _means(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
+    yield f"| arm | worlds | mAP at half time | {' | '.join(COLUMNS.values())} |"
+    yield "|---|---|" + "---|" * (len(COLUMNS) + 1)
+    for arm in tier.arms:
+        says = numbers.experiment.config.arms[arm].says
+        half = mean(numbers.of(arm, "mAP", 0))
+        ends = [mean(numbers.of(arm, name)) for name in COLUMNS]
+        yield f"| {says} | {len(numbers.of(arm, 'mAP'))} | {half} | {' | '.join(ends)} |"
+
+
+def mean(values: dict[int, float]) -> str:
+    """With the standard deviation over worlds."""
+    found = list(values.values())
+    if not found:
+        return "-"
+    spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.1f}{spread}"
+
+
+def _worlds(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
+    yield f"| mAP in world | {' | '.join(map(str, range(tier.worlds)))} |"
+    yield "|---|" + "---|" * tier.worlds
+    for arm in tier.arms:
+        values = numbers.of(arm, "mAP")
+        cells = [f"{values[w]:.1f}" if w in values else "-" for w in range(tier.worlds)]
+        yield f"| {arm} | {' | '.join(cells)} |"
+
+
+def _claims(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
+    yield "| claim, fixed beforehand | worlds | mean difference in mAP, 95 % interval | relative | outcome |"
+    yield "|---|---|---|---|---|"
+    for claim in tier.claims:
+        yield f"| {claim.better} > {claim.than} | {' | '.join(compare(claim, numbers.of))} |"
+
+
+def compare(claim: ClaimConfig, of: Any) -> Sequence[str]:
+    """Worlds, paired difference with its interval by Student's t, relative gain, and what it says."""
+    better, than = of(claim.better, "mAP"), of(claim.than, "mAP")
+    both = sorted(better.keys() & than.keys())
+    if len(both) < 2:
+        return (f"{len(both)} of {claim.worlds}", "-", "-", "too few worlds")
+    differences = [better[world] - than[world] for world in both]
+    middle, spread = statistics.mean(differences), statistics.stdev(differences)
+    reach = student.ppf((1 + CONFIDENCE) / 2, len(both) - 1) * spread / len(both) ** 0.5
+    base = statistics.mean(than[world] for world in both)
+    outcome = "holds" if middle > reach else "contradicted" if middle < -reach else "not shown"
+    if len(both) < claim.worlds:
+        outcome = "too few worlds"
+    return (
+        f"{len(both)} of {claim.worlds}",
+        f"{middle:+.1f} ({middle - reach:+.1f} to {middle + reach:+.1f})",
+        f"{middle / base:+.0%}",
+        outcome,
+    )

@@ -1,0 +1,211 @@
+"""The experiment: what is run, in which order, what is kept of it, and what the tables make of it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.experiments.jobs import Job, needed, run_jobs
+from launch.experiments.plan import Planner
+from launch.experiments.records import Key, Records
+from launch.experiments.results import Numbers, compare, write_results
+from launch.experiments.settings import CONFIGS, ClaimConfig, Experiment
+from pipeline.errors import UserError
+
+SLOTS = [{"SLOT": "0"}, {"SLOT": "1"}]
+NUMBERS = {
+    "top1": 0.5,
+    "annotated_mAP": 0.6,
+    "detection_ap": 0.7,
+    "searched_recall": 0.8,
+}
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    return Experiment.read()
+
+
+def script(folder: Path, name: str, code: str, *needs: str) -> Job:
+    """A job that is done when its file is there; `code` may write it."""
+    path = folder / name
+    command = (
+        sys.executable,
+        "-c",
+        f"from pathlib import Path\npath = Path({str(path)!r})\n{code}",
+    )
+    return Job(name, command, folder, path.exists, needs)
+
+
+def writes(folder: Path, name: str, *needs: str) -> Job:
+    return script(folder, name, "path.write_text('')", *needs)
+
+
+def test_jobs_wait_for_what_they_need_and_run_side_by_side(tmp_path: Path) -> None:
+    met = "while not Path('{}').exists(): pass\npath.write_text('')"
+    jobs = [
+        writes(tmp_path, "first"),
+        script(tmp_path, "left", f"(path.parent / 'l').touch()\n{met.format('r')}", "first"),
+        script(tmp_path, "right", f"(path.parent / 'r').touch()\n{met.format('l')}", "first"),
+        script(tmp_path, "last", "assert Path('left').exists() and Path('right').exists(); path.touch()",
+               "left", "right"),
+    ]  # fmt: skip
+    run_jobs(jobs, SLOTS)
+    assert not needed(jobs)
+
+
+def test_only_what_is_missing_is_done(tmp_path: Path) -> None:
+    drawn, trained = writes(tmp_path, "drawn"), writes(tmp_path, "trained", "drawn")
+    scored, other = writes(tmp_path, "scored", "trained"), writes(tmp_path, "other", "trained")
+    jobs = [drawn, trained, scored, other]
+    assert needed(jobs) == jobs
+    (tmp_path / "trained").touch()
+    assert needed(jobs) == [scored, other]
+    (tmp_path / "trained").unlink()
+    for done in ("scored", "other"):
+        (tmp_path / done).touch()
+    assert needed(jobs) == []
+
+
+def test_a_failure_takes_along_what_needs_it_alone(tmp_path: Path) -> None:
+    jobs = [
+        script(tmp_path, "bad", "raise SystemExit('no room left')"),
+        writes(tmp_path, "hopeless", "bad"),
+        writes(tmp_path, "hopeless too", "hopeless"),
+        writes(tmp_path, "good"),
+        script(tmp_path, "empty", "pass"),
+    ]
+    with pytest.raises(UserError, match=r"2 jobs failed(.|\n)*no room left"):
+        run_jobs(jobs, SLOTS[:1])
+    assert {p.name for p in tmp_path.iterdir()} == {"good", "logs"}
+
+
+def test_an_interruption_ends_what_runs(tmp_path: Path) -> None:
+    """As by ctrl-C or SIGTERM: what runs is told to stop, and waited for."""
+    stops = (
+        "import signal, time\nsignal.signal(15, signal.default_int_handler)\n"
+        "try:\n    path.with_name('began').touch()\n    time.sleep(60)\nfinally:\n    path.touch()"
+    )
+
+    def interrupt() -> bool:
+        if (tmp_path / "began").exists():
+            raise KeyboardInterrupt
+        return False
+
+    waits = "import time\nwhile not path.with_name('began').exists(): time.sleep(0.1)"
+    jobs = [
+        script(tmp_path, "stopped", stops),
+        replace(script(tmp_path, "waits", waits), is_done=interrupt),
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, SLOTS)
+    assert (tmp_path / "stopped").exists()
+
+
+def test_settings_decide_and_names_do_not(experiment: Experiment) -> None:
+    arms = experiment.config.arms
+    digests = {experiment.decides(arm, world) for arm in arms for world in (0, 1)}
+    assert len(digests) == 2 * len(arms)
+    renamed = arms | {"whole": arms["whole"].model_copy(update={"says": "ours"})}
+    other = replace(experiment, config=experiment.config.model_copy(update={"arms": renamed}))
+    assert other.decides("whole", 0) == experiment.decides("whole", 0)
+
+
+def test_half_time_needs_a_checkpoint(experiment: Experiment) -> None:
+    long = experiment.config.arms["random"].model_copy(update={"set": ("steps=600",)})
+    arms = experiment.config.arms | {"random": long}
+    other = replace(experiment, config=experiment.config.model_copy(update={"arms": arms}))
+    with pytest.raises(UserError, match="one after half of the 600 steps"):
+        other.moments("random", 0)
+
+
+def test_an_unknown_setting_is_found_before_anything_runs(tmp_path: Path) -> None:
+    for path in CONFIGS.iterdir():
+        (tmp_path / path.name).write_text(path.read_text())
+    tree = yaml.safe_load((tmp_path / "experiment.yaml").read_text())
+    tree["recipes"]["instance"]["set"] = ["hybrid.oim.unlabeled=instance"]
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(UserError, match="did you mean `unlabelled`"):
+        Experiment.read(tmp_path)
+
+
+def record(records: Records, key: Key, mean_ap: float) -> None:
+    path = records.file(key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**vars(key), "numbers": {**NUMBERS, "mAP": mean_ap}}))
+
+
+def test_records_spare_work_and_stale_ones_are_refused(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    records = Records(tmp_path / "records")
+    planner = Planner(experiment, tmp_path / "worlds", records)
+
+    def names(*arms: str) -> Iterator[str]:
+        return (job.name.removeprefix("world-1/") for job in needed(planner.jobs(arms, [1])))
+
+    assert list(names("random", "whole_60")) == [
+        "draw",
+        "shard",
+        "finetune-random",
+        "evaluate-random-200",
+        "evaluate-random-400",
+        "pretrain-hybrid",
+        "prw-0.6.selection",
+        "finetune-whole_60",
+        "evaluate-whole_60-200",
+        "evaluate-whole_60-400",
+    ]
+    for step in (200, 400):
+        record(records, Key(1, "random", step, experiment.decides("random", 1)), 0.2)
+    assert not list(names("random"))
+    record(records, Key(1, "random", 400, "other settings"), 0.2)
+    with pytest.raises(UserError, match=r"random-400\.json was made with other settings"):
+        list(names("random"))
+
+
+def test_claims_are_paired_by_world() -> None:
+    values = {"a": {0: 31.0, 1: 22.0, 2: 27.0}, "b": {0: 21.0, 1: 10.0, 2: 18.0, 3: 90.0}}
+
+    def judged(worlds: int, better: str = "a", than: str = "b") -> list[str]:
+        claim = ClaimConfig(better=better, than=than, worlds=worlds)
+        return list(compare(claim, lambda arm, name: values[arm]))
+
+    # differences 10, 12, 9: mean 10.33, deviation 1.53, t(0.975, 2) = 4.303, so +- 3.79
+    assert judged(3) == ["3 of 3", "+10.3 (+6.5 to +14.1)", "+63%", "holds"]
+    assert judged(5)[-1] == "too few worlds"
+    assert judged(3, "b", "a")[-1] == "contradicted"
+    values["a"][0] = 1.0
+    assert judged(3)[-1] == "not shown"
+    values["a"] = {0: 31.0}
+    assert judged(2) == ["1 of 2", "-", "-", "too few worlds"]
+
+
+def test_the_page_shows_records_of_today_s_settings(experiment: Experiment, tmp_path: Path) -> None:
+    records = Records(tmp_path / "results")
+    for world, (low, high) in enumerate([(0.21, 0.31), (0.10, 0.22), (0.18, 0.27)]):
+        for arm, value in (("random", low), ("whole", high)):
+            for step, share in ((200, 0.5), (400, 1.0)):
+                key = Key(world, arm, step, experiment.decides(arm, world))
+                record(records, key, value * share)
+    record(records, Key(3, "random", 400, "other settings"), 0.9)
+    names = [*experiment.config.tiers, "fractions"]
+    page = tmp_path / "results.md"
+    page.write_text("".join(f"Said.\n<!-- {n} begins -->old<!-- {n} ends -->\n" for n in names))
+    write_results(experiment, records, tmp_path)
+    text = page.read_text()
+    assert "| random | 3 | 8.2 ± 2.8 | 16.3 ± 5.7 | 50.0 ± 0.0 |" in text
+    assert "| whole > random | 3 of 3 | +10.3 (+6.5 to +14.1) | +63% | holds |" in text
+    assert text.count("Said.") == len(names) and "Nothing of tier B has run yet." in text
+    assert (tmp_path / "results/A.svg").exists() and not (tmp_path / "results/B.svg").exists()
+    first = (tmp_path / "results/A.svg").read_bytes()
+    write_results(experiment, records, tmp_path)
+    assert page.read_text() == text and (tmp_path / "results/A.svg").read_bytes() == first
+    assert Numbers.read(experiment, records).of("random", "mAP").keys() == {0, 1, 2}
+    page.write_text("")
+    with pytest.raises(UserError, match="put them back"):
+        write_results(experiment, records, tmp_path)
