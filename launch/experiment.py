@@ -5,8 +5,11 @@ was. Then: python launch/experiment.py report
 """
 
 import argparse
+import fcntl
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
         "--world", type=int, action="append", help="again for more; default: the tier's"
     )
     run.add_argument("--arm", action="append", help="again for more; default: the tier's")
-    run.add_argument("--jobs", type=int, help="side by side; default: one a GPU, or two")
+    run.add_argument("--jobs", type=_positive, help="side by side; default: one a GPU, or two")
     run.add_argument("--folder", type=Path, default=Path("runs/experiment"), help="of the worlds")
     run.add_argument("--dry-run", action="store_true", help="list what would be done")
     run.set_defaults(command=_run)
@@ -52,20 +55,47 @@ def _run(arguments: argparse.Namespace) -> None:
     if unknown := sorted(set(arms) - set(experiment.config.arms)):
         raise UserError(f"--arm: there is no {', '.join(unknown)}.")
     worlds = arguments.world if arguments.world is not None else range(tier.worlds)
+    if not all(0 <= world < tier.worlds for world in worlds):
+        raise UserError(f"--world: tier {arguments.tier} has worlds 0 to {tier.worlds - 1}.")
     jobs = Planner(experiment, arguments.folder, records).jobs(arms, worlds)
     if arguments.dry_run:
         for job in needed(jobs):
             print(f"(cd {job.folder} && {shlex.join(job.command)})")
         return
-    run_jobs(jobs, slots(arguments.jobs))
-    _report(arguments)
+    with claimed(arguments.folder):
+        run_jobs(jobs, slots(arguments.jobs))
+    print("all is on record: python launch/experiment.py report")
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Raises UserError while another process, or what one that was killed left running, works there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "experiment.lock").open("a") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"an experiment, or a command that one left behind, is at work in {folder}: wait for its end."
+            ) from None
+        yield
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def slots(number: int | None) -> list[dict[str, str]]:
     """The environment of each process that may run at a time."""
     gpus = torch.cuda.device_count() if os.environ.get("DS_ACCELERATOR") != "cpu" else 0
     if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": str(i % gpus)} for i in range(number or gpus)]
+        ours = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        names = ours.split(",")
+        return [{"CUDA_VISIBLE_DEVICES": names[i % gpus]} for i in range(number or gpus)]
     return [{"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}] * (number or 2)
 
 

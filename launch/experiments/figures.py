@@ -1,14 +1,16 @@
 """The figures of docs/results.md."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from launch.experiments.settings import ArmConfig, Experiment, TierConfig
+from launch.experiments.settings import ArmConfig, TierConfig
 
-Of = Callable[..., dict[int, float]]
-"""(arm, number, moment) -> percent by world."""
+if TYPE_CHECKING:
+    from launch.experiments.results import Numbers
 INITIALISATIONS = {
     "random": "random",
     "backbone": "pre-trained backbone",
@@ -18,19 +20,19 @@ MOMENTS = (("0.65", -0.13, "half of fine-tuning"), ("C0", 0.13, "all of it"))
 """Colour, shift and name of what was found after each."""
 
 
-def draw_tier(experiment: Experiment, tier: TierConfig, of: Of, path: Path) -> None:
+def draw_tier(tier: TierConfig, numbers: Numbers, path: Path) -> None:
     """A point a world and the mean, of each arm."""
     figure, axes = _figure(0.9 + 0.42 * len(tier.arms))
     for moment, (colour, shift, label) in enumerate(MOMENTS):
         for place, arm in enumerate(reversed(tier.arms)):
-            values = list(of(arm, "mAP", moment).values())
+            values = list(numbers.of(arm, "mAP", tier.worlds, moment).values())
             if values:
                 axes.plot(values, [place + shift] * len(values), "o", color=colour, ms=4, alpha=0.6)
                 middle, ends = float(np.mean(values)), (place + shift - 0.1, place + shift + 0.1)
                 axes.plot([middle] * 2, ends, color=colour, lw=2.5)
         axes.plot([], color=colour, lw=2.5, label=label)
     axes.set_yticks(
-        range(len(tier.arms)), [experiment.config.arms[a].says for a in reversed(tier.arms)]
+        range(len(tier.arms)), [numbers.experiment.config.arms[a].says for a in reversed(tier.arms)]
     )
     axes.set_xlabel("person-search mAP in percent; a point is a world, a bar the mean")
     axes.set_xlim(left=0)
@@ -38,25 +40,29 @@ def draw_tier(experiment: Experiment, tier: TierConfig, of: Of, path: Path) -> N
     _save(figure, path)
 
 
-def draw_curve(experiment: Experiment, of: Of, path: Path) -> bool:
+def draw_curve(tier: TierConfig, numbers: Numbers, path: Path) -> bool:
     """mAP by the share of the target's images; False if there is nothing to draw."""
+    arms = numbers.experiment.config.arms
     figure, axes = _figure(3.2)
     drawn = False
     for marker, (start, says) in zip("os^", INITIALISATIONS.items()):
-        points = {}
-        for name, arm in experiment.config.arms.items():
-            values = of(name, "mAP")
-            if values and _is_like(arm, experiment.config.arms[start]):
-                points[arm.fraction] = list(values.values())
-        if len(points) > 1:
+        points = {
+            arm.fraction: numbers.of(name, "mAP", tier.worlds)
+            for name, arm in arms.items()
+            if _is_like(arm, arms[start])
+        }
+        points = {share: values for share, values in points.items() if values}
+        common = set.intersection(*map(set, points.values())) if points else set()
+        if len(points) > 1 and common:
             drawn = True
             shares = sorted(points)
-            means = [float(np.mean(points[share])) for share in shares]
-            axes.plot([100 * share for share in shares], means, marker=marker, label=says)
-    axes.set_xlabel("share of the target's training images, percent")
-    axes.set_ylabel("mAP, percent")
-    axes.set_ylim(bottom=0)
+            means = [np.mean([points[share][world] for world in common]) for share in shares]
+            label = f"{says}, {len(common)} worlds"
+            axes.plot([100 * share for share in shares], means, marker=marker, label=label)
     if drawn:
+        axes.set_xlabel("share of the target's training images, percent")
+        axes.set_ylabel("mAP, percent")
+        axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
         _save(figure, path)
     return drawn

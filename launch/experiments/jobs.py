@@ -25,8 +25,8 @@ class Job:
     """Where it runs; takes its log."""
     is_done: Callable[[], bool]
     needs: tuple[str, ...] = ()
-    finish: Callable[[float], None] | None = None
-    """What remains when the command has ended well, given its seconds."""
+    finish: Callable[[], None] | None = None
+    """What remains when the command has ended well."""
 
     @property
     def log(self) -> Path:
@@ -80,7 +80,6 @@ class _Running:
     job: Job
     slot: Mapping[str, str]
     process: "subprocess.Popen[bytes]"
-    began: float
 
     @classmethod
     def start(cls, job: Job, slot: Mapping[str, str]) -> "_Running":
@@ -96,8 +95,9 @@ class _Running:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                close_fds=False,  # they inherit the lock of `launch/experiment.py`
             )
-        return cls(job, slot, process, time.monotonic())
+        return cls(job, slot, process)
 
 
 def _collect(
@@ -107,12 +107,22 @@ def _collect(
     for one in [one for one in running if one.process.poll() is not None]:
         running.remove(one)
         free.append(one.slot)
-        seconds = time.monotonic() - one.began
-        if one.process.returncode == 0 and one.job.finish is not None:
-            one.job.finish(seconds)
-        if one.process.returncode or not one.job.is_done():
+        if not _ended_well(one):
             failed[one.job.name] = one.job
             print(f"{time.strftime('%H:%M:%S')}  {one.job.name}: FAILED, {one.job.log}", flush=True)
+
+
+def _ended_well(one: _Running) -> bool:
+    if one.process.returncode:
+        return False
+    try:
+        if one.job.finish is not None:
+            one.job.finish()
+        return one.job.is_done()
+    except (UserError, OSError, KeyError) as error:  # its fault alone: others go on
+        with one.job.log.open("a") as log:
+            log.write(f"{type(error).__name__}: {error}\n")
+        return False
 
 
 def _without_hopeless(waiting: list[Job], failed: Mapping[str, Job]) -> list[Job]:

@@ -8,10 +8,21 @@ from functools import partial
 from pathlib import Path
 
 from launch.experiments.jobs import Job
-from launch.experiments.records import Key, Records
-from launch.experiments.settings import SOURCES, TARGET, Experiment
+from launch.experiments.records import Key, Records, checkpoint
+from launch.experiments.settings import (
+    SHARDS,
+    SOURCES,
+    TARGET,
+    TARGET_SHARDS,
+    Experiment,
+    decisive,
+    selection_name,
+)
 from pipeline.config import read_yaml
+from pipeline.errors import UserError
 from pipeline.shards import MANIFEST
+from training.changes import compare, spell
+from training.run import RunConfig, load_run
 
 LAUNCH = Path(__file__).parents[1]
 
@@ -22,7 +33,7 @@ class Planner:
 
     experiment: Experiment
     folder: Path
-    """Takes all worlds: world-0/ ..., each with native/, shards/, pretrain-RECIPE/, finetune-ARM/."""
+    """Takes all worlds, each with native/, shards/, pretrain-RECIPE/, finetune-ARM/, evaluate-ARM-STEP/."""
     records: Records
 
     def jobs(self, arms: Sequence[str], worlds: Sequence[int]) -> list[Job]:
@@ -30,19 +41,21 @@ class Planner:
         return [job for world in worlds for job in self._world(arms, world)]
 
     def _world(self, arms: Sequence[str], world: int) -> Iterator[Job]:
-        place = (self.folder / f"world-{world}").resolve()
+        place = (self.folder / self.experiment.place(world)).resolve()
         yield self._draw(place, world)
-        yield self._shard(place)
         recipes = [self.experiment.config.arms[arm].recipe for arm in arms]
-        for recipe in dict.fromkeys(recipes):
-            if recipe is not None:
-                yield self._pretrain(place, recipe, world)
+        named = [name for name in dict.fromkeys(recipes) if name is not None]
+        more = [self.experiment.config.recipes[name].shards for name in named]
+        for file in dict.fromkeys([SHARDS, *filter(None, more)]):
+            yield self._shard(place, file)
+        for recipe in named:
+            yield self._pretrain(place, recipe, world)
         fractions = {self.experiment.config.arms[arm].fraction for arm in arms}
         for fraction in sorted(fractions - {1.0}):
             yield self._select(place, fraction)
         for arm in arms:
             yield self._finetune(place, arm, world)
-            for step in self.experiment.moments(arm, world):
+            for step in self.experiment.moments(arm):
                 yield self._evaluate(place, arm, world, step)
 
     def _draw(self, place: Path, world: int) -> Job:
@@ -52,10 +65,11 @@ class Planner:
         drawn = [place / "native" / name for name in (*SOURCES, TARGET)]
         return Job(f"{place.name}/draw", command, place, partial(_all_there, drawn))
 
-    def _shard(self, place: Path) -> Job:
-        recipe = self.experiment.folder / "shards.yaml"
-        sets = read_yaml(recipe)["sets"].values()
-        written = [place / "shards" / s["dataset"] / s["split"] / MANIFEST for s in sets]
+    def _shard(self, place: Path, file: str) -> Job:
+        recipe = self.experiment.folder / file
+        tree = read_yaml(recipe)
+        sets = tree["sets"].values()
+        written = [place / tree["out"] / s["dataset"] / s["split"] / MANIFEST for s in sets]
         command = (
             sys.executable,
             "-m",
@@ -66,40 +80,36 @@ class Planner:
             "--workers",
             "1",
         )
-        name, needs = f"{place.name}/shard", (f"{place.name}/draw",)
+        name, needs = f"{place.name}/{file}", (f"{place.name}/draw",)
         return Job(name, command, place, partial(_all_there, written), needs)
 
     def _pretrain(self, place: Path, recipe: str, world: int) -> Job:
         run = f"pretrain-{recipe}"
         settings = self.experiment.pretrain_settings(recipe, world)
         command = self._training("pretrain", run, settings)
-        name, needs = f"{place.name}/{run}", (f"{place.name}/shard",)
-        return Job(name, command, place, partial(_is_finished, place / run), needs)
+        more = self.experiment.config.recipes[recipe].shards
+        files = (SHARDS, more) if more else (SHARDS,)
+        name, needs = f"{place.name}/{run}", tuple(f"{place.name}/{file}" for file in files)
+        is_done = partial(_is_finished, place / run, self.experiment.pretraining(recipe, world))
+        return Job(name, command, place, is_done, needs)
 
     def _select(self, place: Path, fraction: float) -> Job:
-        out = _selection(fraction)
-        shards = f"shards/{TARGET}/train"
-        asked = _set([f"fraction={fraction}"])
-        command = (sys.executable, "-m", "pipeline", "select", shards, "--out", out, *asked)
-        name, needs = f"{place.name}/{out}", (f"{place.name}/shard",)
+        out, asked = selection_name(fraction), _set([f"fraction={fraction}"])
+        command = (sys.executable, "-m", "pipeline", "select", TARGET_SHARDS, "--out", out, *asked)
+        name, needs = f"{place.name}/{out}", (f"{place.name}/{SHARDS}",)
         return Job(name, command, place, (place / out).exists, needs)
 
     def _finetune(self, place: Path, arm: str, world: int) -> Job:
         config, run = self.experiment.config.arms[arm], f"finetune-{arm}"
-        settings = self.experiment.finetune_settings(arm, world)
-        needs = ["shard"]
+        needs = [SHARDS]
         if config.recipe is not None:
             needs.append(f"pretrain-{config.recipe}")
-            settings += [f"start.weights=pretrain-{config.recipe}", f"start.part={config.part}"]
         if config.fraction < 1:
-            needs.append(_selection(config.fraction))
-            entry = {"shards": f"shards/{TARGET}/train", "weight": 1, "selection": needs[-1]}
-            settings.append(f"stream.scenes={json.dumps([entry])}")
-        command = self._training("finetune", run, settings)
+            needs.append(selection_name(config.fraction))
         needed = tuple(f"{place.name}/{need}" for need in needs)
-        return Job(
-            f"{place.name}/{run}", command, place, partial(_is_finished, place / run), needed
-        )
+        command = self._training("finetune", run, self.experiment.finetune_settings(arm, world))
+        is_done = partial(_is_finished, place / run, self.experiment.finetuning(arm, world))
+        return Job(f"{place.name}/{run}", command, place, is_done, needed)
 
     def _training(self, script: str, run: str, settings: Sequence[str]) -> tuple[str, ...]:
         config = str(self.experiment.folder / f"{script}.yaml")
@@ -108,20 +118,20 @@ class Planner:
 
     def _evaluate(self, place: Path, arm: str, world: int, step: int) -> Job:
         run, out = f"finetune-{arm}", f"evaluate-{arm}-{step}"
-        weights = f"{run}/checkpoints/step-{step:08d}"
+        weights = str(checkpoint(Path(run), step))
         script = str(LAUNCH / "evaluate.py")
         data = ("--weights", weights, "--data", f"shards/{TARGET}/test", "--out", out)
-        recipe = self.experiment.config.arms[arm].recipe
-        runs = [place / run, *([place / f"pretrain-{recipe}"] if recipe else [])]
-        decided = self.experiment.decides(arm, world)
-        key = Key(world, arm, step, decided)
+        runs = {place / run: step}
+        if recipe := self.experiment.config.arms[arm].recipe:
+            runs[place / f"pretrain-{recipe}"] = self.experiment.pretraining(recipe, world).steps
+        key = Key(world, arm, step, self.experiment.decides(arm, world))
         return Job(
             f"{place.name}/{out}",
             (sys.executable, script, *data),
             place,
             partial(self.records.has, key),
             (f"{place.name}/{run}",),
-            lambda _: self.records.add(key, place / out, runs),
+            lambda: self.records.add(key, place / out, runs),
         )
 
 
@@ -129,14 +139,19 @@ def _set(settings: Sequence[str]) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
-def _selection(fraction: float) -> str:
-    return f"{TARGET}-{fraction}.selection"
-
-
 def _all_there(paths: Sequence[Path]) -> bool:
     return all(path.exists() for path in paths)
 
 
-def _is_finished(run: Path) -> bool:
+def _is_finished(run: Path, config: RunConfig) -> bool:
+    """Raises UserError if it has begun with other settings."""
     status = run / "status.json"
-    return status.exists() and json.loads(status.read_text())["state"] == "finished"
+    if not status.exists():
+        return False
+    before, now = decisive(load_run(run).config), decisive(config)
+    if before != now:
+        raise UserError(
+            f"{run} was made with other settings: {'; '.join(spell(compare(before, now)))}. Take the change "
+            "back, or delete the folder."
+        )
+    return bool(json.loads(status.read_text())["state"] == "finished")

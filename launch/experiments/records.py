@@ -3,13 +3,15 @@
 import datetime
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.experiments.settings import TARGET
 from pipeline.errors import UserError
+from training.changes import compare, spell
+from training.checkpoint import Checkpoint
 from training.files import write_atomically
 from training.run import ENVIRONMENT_FILE, load_run
 
@@ -23,8 +25,8 @@ class Key:
     arm: str
     step: int
     """Of fine-tuning."""
-    decided_by: str
-    """sha256 of all settings."""
+    settings: dict[str, Any]
+    """All that decide the numbers."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,28 @@ class Records:
         path = self.file(key)
         if not path.exists():
             return False
-        if json.loads(path.read_text())["decided_by"] != key.decided_by:
+        before = json.loads(path.read_text())["settings"]
+        if before != key.settings:
+            differing = "; ".join(spell(compare(before, key.settings)))
             raise UserError(
-                f"{path} was made with other settings than launch/configs/experiment has. Take the change "
-                "back, or delete what it makes stale, and the folders of those worlds."
+                f"{path} was made with other settings: {differing}. Take the change back, or delete it, so "
+                "that it is made anew."
             )
         return True
 
-    def add(self, key: Key, evaluation: Path, runs: Sequence[Path]) -> None:
-        """`runs`: those that its weights come from."""
+    def add(self, key: Key, evaluation: Path, runs: Mapping[Path, int]) -> None:
+        """`runs`: those that its weights come from, and after how many steps."""
         results = json.loads((evaluation / "results.json").read_text())
         content = {
             **vars(key),
             "numbers": numbers(results),
             "weights_sha256": results["weights"]["sha256"],
             "data_sha256": results["data"]["manifest_sha256"],
-            "runs": {run.name: _describe(run) for run in runs},
+            "evaluation": {
+                "settings": results["settings"],
+                "commit": results["environment"]["commit"],
+            },
+            "runs": {run.name: _describe(run, step) for run, step in runs.items()},
             "date": datetime.date.today().isoformat(),
             "processor": processor(),
         }
@@ -84,10 +92,10 @@ def numbers(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _describe(folder: Path) -> dict[str, Any]:
+def _describe(folder: Path, step: int) -> dict[str, Any]:
     run = load_run(folder)
     environment = json.loads((folder / ENVIRONMENT_FILE).read_text())
-    state = run.checkpoint().state
+    state = Checkpoint.open(checkpoint(folder, step)).state
     return {
         "steps": state.step,
         "images": state.images,
@@ -98,6 +106,10 @@ def _describe(folder: Path) -> dict[str, Any]:
         "torch": environment["packages"]["torch"],
         "gpus": environment["gpus"],
     }
+
+
+def checkpoint(run: Path, step: int) -> Path:
+    return run / f"checkpoints/step-{step:08d}"
 
 
 def processor() -> str:

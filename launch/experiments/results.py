@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,44 +29,55 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is on record, in percent."""
+    """What is on record with today's settings, in percent."""
 
     experiment: Experiment
     by_key: dict[tuple[str, int, int], dict[str, Any]]
-    """By arm, world and step."""
+    """Records by arm, world and step."""
+    stale: int
+    """Records of other settings, or of arms that are gone."""
 
     @classmethod
     def read(cls, experiment: Experiment, records: Records) -> "Numbers":
-        """Records of other settings, and of arms that are gone, are left out."""
-        found = {}
+        found, stale = {}, 0
         for record in records.all():
             arm, world = record["arm"], record["world"]
             known = arm in experiment.config.arms
-            if known and experiment.decides(arm, world) == record["decided_by"]:
-                found[arm, world, record["step"]] = record["numbers"]
-        return cls(experiment, found)
+            if known and experiment.decides(arm, world) == record["settings"]:
+                found[arm, world, record["step"]] = record
+            else:
+                stale += 1
+        return cls(experiment, found, stale)
 
-    def of(self, arm: str, name: str, moment: int = 1) -> dict[int, float]:
-        """By world, after half of the fine-tuning (0) or all of it (1)."""
-        values = {}
-        for (found, world, step), numbers in sorted(self.by_key.items()):
-            if found == arm and step == self.experiment.moments(arm, world)[moment]:
-                values[world] = 100 * numbers[name]
-        return values
+    def of(self, arm: str, name: str, worlds: int, moment: int = 1) -> dict[int, float]:
+        """By world, of the first `worlds`: after half of the fine-tuning (0) or all of it (1)."""
+        step = self.experiment.moments(arm)[moment]
+        found = ((world, self.by_key.get((arm, world, step))) for world in range(worlds))
+        return {world: 100 * (record["numbers"][name] or 0) for world, record in found if record}
+
+    def origins(self, arms: Sequence[str], worlds: int) -> str:
+        """How many records a table is made of, on what code and processors they were made."""
+        chosen = [r for (arm, world, _), r in self.by_key.items() if arm in arms and world < worlds]
+        commits = {str(run["commit"])[:7] for r in chosen for run in r["runs"].values()}
+        commits |= {str(r["evaluation"]["commit"])[:7] for r in chosen}
+        processors = ", ".join(sorted({r["processor"] for r in chosen}))
+        return f"{len(chosen)} records; commits {', '.join(sorted(commits))}; on {processors}."
 
 
 def write_results(experiment: Experiment, records: Records, docs: Path) -> Path:
-    """Raises UserError if the page has lost a mark."""
+    """Returns the page. Raises UserError if it has lost a mark."""
     numbers = Numbers.read(experiment, records)
     page = docs / PAGE
     text = page.read_text()
     for name, tier in experiment.config.tiers.items():
-        if any(numbers.of(arm, "mAP") for arm in tier.arms):
-            draw_tier(experiment, tier, numbers.of, docs / f"results/{name}.svg")
+        if any(numbers.of(arm, "mAP", tier.worlds) for arm in tier.own):
+            draw_tier(tier, numbers, docs / f"results/{name}.svg")
         text = _between(text, name, "\n".join(_tier(name, tier, numbers)))
-    if draw_curve(experiment, numbers.of, docs / "results/fractions.svg"):
+    if draw_curve(experiment.config.tiers["B"], numbers, docs / "results/fractions.svg"):
         text = _between(text, "fractions", "![mAP by share of the target](results/fractions.svg)")
     write_atomically(page, text)
+    if numbers.stale:
+        print(f"{numbers.stale} records of other settings are left out")
     return page
 
 
@@ -79,8 +90,7 @@ def _between(text: str, name: str, content: str) -> str:
 
 
 def _tier(name: str, tier: TierConfig, numbers: Numbers) -> Iterator[str]:
-    worlds = {arm: len(numbers.of(arm, "mAP")) for arm in tier.arms}
-    if not any(worlds.values()):
+    if not any(numbers.of(arm, "mAP", tier.worlds) for arm in tier.own):
         yield f"Nothing of tier {name} has run yet."
         return
     yield from _means(tier, numbers)
@@ -89,6 +99,7 @@ def _tier(name: str, tier: TierConfig, numbers: Numbers) -> Iterator[str]:
     if tier.claims:
         yield ""
         yield from _claims(tier, numbers)
+    yield f"\n{numbers.origins(tier.arms, tier.worlds)}"
     yield f"\n![mAP of each arm in each world](results/{name}.svg)"
 
 
@@ -97,9 +108,9 @@ def _means(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
     yield "|---|---|" + "---|" * (len(COLUMNS) + 1)
     for arm in tier.arms:
         says = numbers.experiment.config.arms[arm].says
-        half = mean(numbers.of(arm, "mAP", 0))
-        ends = [mean(numbers.of(arm, name)) for name in COLUMNS]
-        yield f"| {says} | {len(numbers.of(arm, 'mAP'))} | {half} | {' | '.join(ends)} |"
+        half = mean(numbers.of(arm, "mAP", tier.worlds, 0))
+        ends = [numbers.of(arm, name, tier.worlds) for name in COLUMNS]
+        yield f"| {says} | {len(ends[0])} | {half} | {' | '.join(map(mean, ends))} |"
 
 
 def mean(values: dict[int, float]) -> str:
@@ -115,7 +126,7 @@ def _worlds(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
     yield f"| mAP in world | {' | '.join(map(str, range(tier.worlds)))} |"
     yield "|---|" + "---|" * tier.worlds
     for arm in tier.arms:
-        values = numbers.of(arm, "mAP")
+        values = numbers.of(arm, "mAP", tier.worlds)
         cells = [f"{values[w]:.1f}" if w in values else "-" for w in range(tier.worlds)]
         yield f"| {arm} | {' | '.join(cells)} |"
 
@@ -127,9 +138,9 @@ def _claims(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
         yield f"| {claim.better} > {claim.than} | {' | '.join(compare(claim, numbers.of))} |"
 
 
-def compare(claim: ClaimConfig, of: Any) -> Sequence[str]:
+def compare(claim: ClaimConfig, of: Callable[..., dict[int, float]]) -> Sequence[str]:
     """Worlds, paired difference with its interval by Student's t, relative gain, and what it says."""
-    better, than = of(claim.better, "mAP"), of(claim.than, "mAP")
+    better, than = (of(arm, "mAP", claim.worlds) for arm in (claim.better, claim.than))
     both = sorted(better.keys() & than.keys())
     if len(both) < 2:
         return (f"{len(both)} of {claim.worlds}", "-", "-", "too few worlds")
@@ -143,6 +154,6 @@ def compare(claim: ClaimConfig, of: Any) -> Sequence[str]:
     return (
         f"{len(both)} of {claim.worlds}",
         f"{middle:+.1f} ({middle - reach:+.1f} to {middle + reach:+.1f})",
-        f"{middle / base:+.0%}",
+        f"{middle / base:+.0%}" if base else "-",
         outcome,
     )

@@ -17,6 +17,28 @@ from training.start import Part
 CONFIGS = Path(__file__).parents[1] / "configs/experiment"
 SOURCES = ("crowdhuman", "ecp", "msmt17", "cuhk03", "luperson")
 TARGET = "prw"
+TARGET_SHARDS = f"shards/{TARGET}/train"
+SHARDS = "shards.yaml"
+VERSION = 1
+"""Raised where code or a default changes what numbers mean: records of another one are stale."""
+KEPT = 100
+FREE: Any = {
+    "run": True,
+    "log": True,
+    "checkpoint": True,
+    "start": {"weights"},
+    "engine": {"threads", "timeout_s", "speed", "max_nonfinite"},
+    "stream": {
+        "threads",
+        "workers",
+        "prefetch",
+        "cache",
+        "check_tars",
+        "max_bad_share",
+        "max_bad_run",
+    },
+}
+"""Settings of a run that do not decide what it trains."""
 
 
 class RecipeConfig(Config):
@@ -24,6 +46,8 @@ class RecipeConfig(Config):
 
     set: tuple[str, ...] = ()
     """Settings in which it differs from `pretrain.yaml`."""
+    shards: str | None = None
+    """File of shard sets that it needs beside those of `shards.yaml`."""
 
 
 class ArmConfig(Config):
@@ -41,22 +65,26 @@ class ArmConfig(Config):
 
 
 class ClaimConfig(Config):
-    """That an arm is better than another, in every world or on average."""
+    """That an arm's mAP is above another's, on average over worlds 0 to `worlds` less one and no others."""
 
     better: str
     than: str
     worlds: PositiveInt
-    """How many it takes before anything is said."""
 
 
 class TierConfig(Config):
     """One table of the results."""
 
-    title: str
     worlds: PositiveInt
     """World 0 to this number less one; each has people, cameras and a pre-training of its own."""
-    arms: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+    """Arms of another tier to compare with."""
+    own: tuple[str, ...]
     claims: tuple[ClaimConfig, ...] = ()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return (*self.beside, *self.own)
 
 
 class ExperimentConfig(Config):
@@ -93,6 +121,7 @@ class Experiment:
         found = cls(load_config(ExperimentConfig, folder / "experiment.yaml"), folder)
         found.miniature(0)
         for name in found.config.arms:
+            found.moments(name)
             found.decides(name, 0)
         return found
 
@@ -107,13 +136,27 @@ class Experiment:
         }
         return parse_config(MiniatureConfig, tree, "miniature")
 
+    def place(self, world: int) -> str:
+        """Name of a world's folder: other pictures or shards lie in another one."""
+        parts = [self.miniature(world).model_dump(mode="json"), read_yaml(self.folder / SHARDS)]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return f"world-{world}-{digest[:8]}"
+
     def pretrain_settings(self, recipe: str, world: int) -> list[str]:
-        """What `launch/pretrain.py` is told besides its file."""
+        """What `launch/pretrain.py` is told besides its file and its run."""
         return [*self.config.recipes[recipe].set, *self._seeds(world)]
 
     def finetune_settings(self, arm: str, world: int) -> list[str]:
-        """What `launch/finetune.py` is told besides its file."""
-        return [*self.config.arms[arm].set, *self._seeds(world)]
+        """What `launch/finetune.py` is told besides its file and its run."""
+        config = self.config.arms[arm]
+        settings = [*config.set, *self._seeds(world)]
+        if config.recipe is not None:
+            settings += [f"start.weights=pretrain-{config.recipe}", f"start.part={config.part}"]
+        if config.fraction < 1:
+            selection = selection_name(config.fraction)
+            entry = {"shards": TARGET_SHARDS, "weight": 1, "selection": selection}
+            settings.append(f"stream.scenes={json.dumps([entry])}")
+        return settings
 
     def _seeds(self, world: int) -> list[str]:
         return [f"seed={self.seed(world)}", f"stream.seed={self.seed(world)}"]
@@ -126,26 +169,38 @@ class Experiment:
         settings = self.finetune_settings(arm, world)
         return load_config(RunConfig, self.folder / "finetune.yaml", settings)
 
-    def moments(self, arm: str, world: int) -> tuple[int, int]:
+    def moments(self, arm: str) -> tuple[int, int]:
         """Steps of fine-tuning after which it is evaluated: half of them, and all. Raises UserError."""
-        config = self.finetuning(arm, world)
+        config = self.finetuning(arm, 0)
         half, odd = divmod(config.steps, 2)
-        if odd or config.checkpoint.every != half or config.checkpoint.keep < 2:
+        if odd or config.checkpoint.every != half or config.checkpoint.keep < KEPT:
             raise UserError(
-                f"arm {arm}: `checkpoint` must keep 2, one after half of the {config.steps} steps."
+                f"arm {arm}: `checkpoint` must write one after half of the {config.steps} steps, and keep "
+                f"{KEPT}: interruptions write more, which must not push that one out."
             )
         return half, config.steps
 
-    def decides(self, arm: str, world: int) -> str:
-        """sha256 of all settings that an arm's numbers are made of."""
-        config = self.config.arms[arm]
-        self.moments(arm, world)
-        parts: list[Any] = [
-            self.miniature(world).model_dump(mode="json"),
-            read_yaml(self.folder / "shards.yaml"),
-            self.finetuning(arm, world).model_dump(mode="json"),
-            config.model_dump(mode="json", exclude={"says"}),
-        ]
-        if config.recipe is not None:
-            parts.append(self.pretraining(config.recipe, world).model_dump(mode="json"))
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    def decides(self, arm: str, world: int) -> dict[str, Any]:
+        """All settings that an arm's numbers are made of, but for those that have their defaults."""
+        recipe = self.config.arms[arm].recipe
+        parts: dict[str, Any] = {
+            "version": VERSION,
+            "miniature": self.miniature(world).model_dump(mode="json", exclude_defaults=True),
+            "shards": read_yaml(self.folder / SHARDS),
+            "finetune": decisive(self.finetuning(arm, world)),
+        }
+        if recipe is not None:
+            parts["pretrain"] = decisive(self.pretraining(recipe, world))
+            if more := self.config.recipes[recipe].shards:
+                parts["more_shards"] = read_yaml(self.folder / more)
+        return parts
+
+
+def selection_name(fraction: float) -> str:
+    """File, in the world's folder, of the samples of a share of the target."""
+    return f"{TARGET}-{fraction}.selection"
+
+
+def decisive(config: RunConfig) -> dict[str, Any]:
+    """What decides the weights that a run ends with, but for defaults and for those that it begins with."""
+    return config.model_dump(mode="json", exclude_defaults=True, exclude=FREE)
