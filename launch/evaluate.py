@@ -71,11 +71,11 @@ def main() -> None:
     weights.model.to(device)
 
     rank, world_size = launched_rank(), launched_world_size()
-    begin(out, plan, weights, rank, world_size)
-    fill(Evaluator(plan, reader, weights, config, queries), rank, world_size)
+    meeting = begin(out, plan, weights, rank, world_size)
+    fill(Evaluator(plan, reader, weights, config, queries), meeting, rank, world_size)
     if rank != 0:
         return
-    wait_for_others(plan)
+    wait_for_others(plan, meeting)
     width = weights.model.config.heads.embedding
     across = arguments.across_cameras
     found = outcome(gather(plan, width), wanted, queries, benchmark, config, quarantined, across)

@@ -122,7 +122,7 @@ def test_ranks_meet_past_what_killed_ones_left(tmp_path: Path) -> None:
     """A leader that had greeted, a follower that had answered it, and one of a larger launch."""
     folder = tmp_path / "meeting"
     folder.mkdir()
-    old = {"0": ("a", "old", ["b", "c"]), "1": ("b", "old", ["a"]), "7": ("c", "old", ["a"])}
+    old = {"0": ("a", "old", ["b", "c"]), "1-b": ("b", "old", ["a"]), "7-c": ("c", "old", ["a"])}
     for rank, (name, says, to) in old.items():
         word = json.dumps({"name": name, "says": says, "to": to})
         (folder / f"{rank}.json").write_text(word)
@@ -130,11 +130,37 @@ def test_ranks_meet_past_what_killed_ones_left(tmp_path: Path) -> None:
         followers = [pool.submit(meet, folder, rank, 3, f"new {rank}") for rank in (1, 2)]
         time.sleep(0.5)
         assert not any(one.done() for one in followers)
-        assert meet(folder, 0, 3, "new 0") == {0: "new 0", 1: "new 1", 2: "new 2"}
-        assert [one.result() for one in followers] == [
+        leader = meet(folder, 0, 3, "new 0")
+        assert leader.said == {0: "new 0", 1: "new 1", 2: "new 2"}
+        assert [one.result().said for one in followers] == [
             {0: "new 0", 1: "new 1"},
             {0: "new 0", 2: "new 2"},
         ]
+    leader.close()
+    assert not folder.exists()
+
+
+def test_a_rank_is_let_in_after_an_orphan_of_the_same_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("launch.evaluation.meeting.SPEAK_EVERY_S", 0.1)
+    folder = tmp_path / "meeting"
+    with ThreadPoolExecutor(2) as pool:
+        orphan = pool.submit(meet, folder, 1, 2, "before")
+        time.sleep(0.5)
+        assert (
+            f"rank 1 waits for rank 0 to start and to let it in, in {folder}"
+            in capsys.readouterr().out
+        )
+        leader = meet(folder, 0, 2, "now")
+        assert leader.said == {0: "now", 1: "before"}
+        assert orphan.result().said == {0: "now", 1: "before"}
+        late = pool.submit(meet, folder, 1, 2, "now")
+        while not late.done():
+            leader.greet()
+            time.sleep(0.05)
+        assert late.result().said == {0: "now", 1: "now"}
+    leader.close()
     assert not folder.exists()
 
 

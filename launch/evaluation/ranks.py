@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from launch.evaluation.meeting import meet
+from launch.evaluation.meeting import Meeting, meet
 from launch.evaluation.outputs import QUERIES
 from pipeline.errors import UserError
 from training.evaluation.detections import Evaluator, Plan, remove_leftovers
@@ -25,7 +25,7 @@ def choose_device() -> torch.device:
     return device
 
 
-def begin(out: Path, plan: Plan, weights: Weights, rank: int, world_size: int) -> None:
+def begin(out: Path, plan: Plan, weights: Weights, rank: int, world_size: int) -> Meeting:
     """Clears up while nobody writes, and makes sure that all ranks have the same plan.
 
     Raises UserError if they have not: rank 0 would wait for ever.
@@ -35,16 +35,18 @@ def begin(out: Path, plan: Plan, weights: Weights, rank: int, world_size: int) -
             remove_leftovers(folder)
         plan.try_again()
     mine = f"{plan.folder.name}, with {weights.run} at step {weights.step}"
-    said = meet(out / ".ranks", rank, world_size, mine)
-    for other, plans in said.items():
-        if plans != said[0]:
+    meeting = meet(out / ".ranks", rank, world_size, mine)
+    first = meeting.said[0]
+    for other, plans in meeting.said.items():
+        if plans != first:
             raise UserError(
-                f"rank {other} would evaluate {plans}, and rank 0 {said[0]}: a checkpoint or a shard set was "
+                f"rank {other} would evaluate {plans}, and rank 0 {first}: a checkpoint or a shard set was "
                 "written while they started. Evaluate again; --weights RUN/checkpoints/step-* names one."
             )
+    return meeting
 
 
-def fill(evaluator: Evaluator, rank: int, world_size: int) -> None:
+def fill(evaluator: Evaluator, meeting: Meeting, rank: int, world_size: int) -> None:
     """Computes this rank's share and says how far it is."""
     plan = evaluator.plan
     before = len(plan.chunks) - len(plan.missing())
@@ -55,6 +57,7 @@ def fill(evaluator: Evaluator, rank: int, world_size: int) -> None:
     images = 0
     for chunk in evaluator.run(rank, world_size):
         images += len(plan.images(chunk))
+        meeting.greet()
         now = time.perf_counter()
         if rank == 0 and now - spoke > SPEAK_EVERY_S:
             spoke = now
@@ -63,11 +66,13 @@ def fill(evaluator: Evaluator, rank: int, world_size: int) -> None:
             print(f"{left:,} images left, {speed:.1f} a second", flush=True)
 
 
-def wait_for_others(plan: Plan) -> None:
+def wait_for_others(plan: Plan, meeting: Meeting) -> None:
     """Ranks meet in the files that they write: no rank waits in a collective that may time out."""
     spoke = time.perf_counter()
     while missing := plan.missing():
+        meeting.greet()
         if time.perf_counter() - spoke > SPEAK_EVERY_S:
             spoke = time.perf_counter()
             print(f"waiting for {len(missing)} chunks of other ranks", flush=True)
         time.sleep(POLL_S)
+    meeting.close()
