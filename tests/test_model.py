@@ -87,6 +87,15 @@ def test_weight_zero_switches_a_loss_off(name: str) -> None:
     assert any(value > 0 for n, value in gradients.items() if idle not in n)
 
 
+def test_a_run_without_similarity_reads_checkpoints_that_have_a_predictor() -> None:
+    before = tiny_model(seed=1).state_dict()
+    model = tiny_model(changed("weights", similarity=0.0))
+    model.load_state_dict(before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(RuntimeError, match="predictor"):
+        tiny_model().load_state_dict(model.state_dict())
+
+
 def test_alignment_tasks() -> None:
     def losses(*tasks: str) -> set[str]:
         model, batch = tiny_model(changed("alignment", tasks=tasks)), hybrid_batch()

@@ -119,6 +119,7 @@ class HybridModel(nn.Module):
         self.predictor = Predictor(width, self.search.norms) if config.weights.similarity else None
         self.tables = OimTables(config.oim, num_identities, width)
         self.alignment = nn.ModuleDict(self._alignment_modules(width))
+        self.register_load_state_dict_pre_hook(_without_idle_predictor)
 
     def _alignment_modules(self, width: int) -> dict[str, nn.Module]:
         config, trunk = self.config.alignment, self.search.trunk_channels
@@ -320,6 +321,15 @@ class HybridModel(nn.Module):
     def statistics(self) -> dict[str, float]:
         """State of the tables, equal on all ranks; lambda's part is in the config."""
         return self.tables.statistics()
+
+
+def _without_idle_predictor(
+    model: nn.Module, state: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Runs without L_con once had a predictor that nothing trained: their checkpoints still bring it."""
+    if model.predictor is None:
+        for name in [name for name in state if name.startswith(f"{prefix}predictor.")]:
+            del state[name]
 
 
 def _paired(images: Images) -> Tensor:
