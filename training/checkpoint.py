@@ -77,6 +77,12 @@ class Checkpoint:
         """Parameters and buffers by name."""
         return load_file(self.path / MODEL)
 
+    @property
+    def sha256(self) -> str:
+        """Of the file with the model's tensors, as the manifest says."""
+        files = json.loads((self.path / MANIFEST).read_text())["files"]
+        return str(files[MODEL]["sha256"])
+
     def load_into(self, model: nn.Module) -> None:
         """Raises UserError if `model` has other tensors than the one that was saved."""
         try:

@@ -1,11 +1,9 @@
 """A trained person-search model out of a run folder, or out of one of its checkpoints."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from training.checkpoint import MANIFEST, MODEL
 from training.model.person_search import PersonSearch
 from training.run import open_trained
 from training.start import search_tensors
@@ -34,11 +32,10 @@ def load_weights(path: str | Path) -> Weights:
             f"{checkpoint.path} holds another model than the run's configuration describes: "
             f"{' '.join(str(error).split())[:400]}"
         ) from None
-    files = json.loads((checkpoint.path / MANIFEST).read_text())["files"]
     short, long = sorted(run.config.stream.scene_size)
     return Weights(
         model.eval(),
-        files[MODEL]["sha256"],
+        checkpoint.sha256,
         run.folder.path.resolve().name,
         checkpoint.state.step,
         (short, long),
