@@ -57,6 +57,7 @@ def run(config: RunConfig, resume: bool, allow_change: bool) -> None:
     if not resume:
         folder.require_unused()
     start = folder.find_start(config.checkpoint) if resume else None
+    config = folder.with_start(config, going_on=start is not None)
     stream = Stream.open(
         config.stream,
         rank,
@@ -90,7 +91,7 @@ def train_together(
     here: Whereabouts,
 ) -> bool:
     """What the ranks do together; False if a signal stopped it. Collective."""
-    require_same_start(start, device)
+    require_same_start(start, config.start, device)
     model = build_model(config, stream.identities, stream.domains, load_weights=start is None)
     prepare(model.search, config.engine.speed)
     if is_main():

@@ -10,7 +10,7 @@ from models import tiny_config
 from ranks import Script, launch
 from searchset import write_run
 
-from launch import finetune
+from launch import finetune, pretrain
 from pipeline.errors import UserError
 from pipeline.identities import Identities
 from training.hybrid import HybridConfig
@@ -102,6 +102,16 @@ def test_settings_that_weights_were_not_trained_for_are_named(
         open_trained("/nowhere")
 
 
+def test_weights_are_looked_at_before_ranks_meet(
+    tiny_run: Path, trained: tuple[Path, PersonSearch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["--set", f"start.weights={trained[0]}", "--set", f"run={trained[0].parent / 'new'}"]
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", "--config", str(tiny_run), *settings])
+    monkeypatch.setattr(pretrain, "init_distributed", lambda config: pytest.fail("ranks met"))
+    with pytest.raises(UserError, match="was trained with other settings"):
+        pretrain.main()
+
+
 def test_settings_of_pre_training_are_refused(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,5 +137,14 @@ def test_fine_tuning_on_two_ranks(tiny_run: Path, undisturbed_run: Path, tmp_pat
     launch(2, script, tmp_path / "ranks")
     began = json.loads((run / "weights.json").read_text())
     assert began["origin"] == f"{undisturbed_run}/checkpoints/step-00000006, model"
-    trained = load_run(run).model()
+    ended = load_run(run)
+    assert ended.config.start == StartConfig(weights=began["origin"].removesuffix(", model"))
+    trained = ended.model()
     assert trained.predictor is None and len(trained.alignment) == 0
+
+    again = Script(
+        (*script.arguments, "--set", "steps=3", "--resume", "--allow-change"), "finetune"
+    )
+    launch(1, again, tmp_path / "again")
+    assert load_run(run).config.start == ended.config.start
+    assert json.loads((run / "weights.json").read_text()) == began

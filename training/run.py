@@ -11,6 +11,7 @@ import platform
 import socket
 import subprocess
 import sys
+import zlib
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +40,7 @@ from training.engine import EngineConfig
 from training.files import write_atomically
 from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
-from training.model.person_search import PersonSearch
+from training.model.person_search import PersonSearch, PersonSearchConfig
 from training.model.weights import LoadedWeights, sha256_of
 from training.schedule import OptimiserConfig
 from training.start import Part, fill, require_same_form
@@ -91,13 +92,20 @@ class RunConfig(Config):
         return self
 
 
-def require_same_start(start: Checkpoint | None, device: torch.device) -> None:
-    """Raises UserError if ranks found different checkpoints to go on from. Collective."""
-    if not same_on_all_ranks(start.state.step if start else -1, device):
-        found = start.path if start else "no checkpoint"
+def require_same_start(
+    going_on: Checkpoint | None, start: StartConfig | None, device: torch.device
+) -> None:
+    """Raises UserError if ranks found different checkpoints, to go on from or to begin with. Collective."""
+    if not same_on_all_ranks(going_on.state.step if going_on else -1, device):
+        found = going_on.path if going_on else "no checkpoint"
         raise UserError(
             f"rank {rank()} found {found}, others found something else to go on from: the run folder "
             "must be one folder that all machines share."
+        )
+    if not same_on_all_ranks(zlib.crc32(start.weights.encode()) if start else -1, device):
+        raise UserError(
+            f"rank {rank()} found {start and start.weights}, others other weights to begin with: is that "
+            "run still being trained? Name one of its checkpoints."
         )
 
 
@@ -177,6 +185,19 @@ class RunFolder:
         others = {key: v for key, v in machines.items() if not key.startswith("command")}
         return Changes(start.step, {**free, **moved, **others}, binding)
 
+    def with_start(self, config: RunConfig, going_on: bool) -> RunConfig:
+        """`config` that names the very checkpoint to begin with; a run that goes on began with what it has.
+
+        Raises UserError if there is none, or if it does not fit.
+        """
+        start = config.start
+        if going_on:
+            start = load_run(self.path).config.start
+        elif start is not None:
+            checkpoint = _open_start(start, config.hybrid.model)
+            start = start.model_copy(update={"weights": str(checkpoint.path)})
+        return config.model_copy(update={"start": start})
+
     def create(self, config: RunConfig, stream: Stream) -> None:
         """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -237,10 +258,15 @@ def build_model(
 
 def _begin(search: PersonSearch, start: StartConfig) -> LoadedWeights:
     """Fills what `start` names. Raises UserError."""
-    run, checkpoint = open_trained(start.weights)
-    require_same_form(run.config.hybrid.model, search.config, start.part, start.weights)
+    checkpoint = _open_start(start, search.config)
     path = checkpoint.path / MODEL
     return fill(search, start.part, checkpoint.model(), str(checkpoint.path), sha256_of(path))
+
+
+def _open_start(start: StartConfig, model: PersonSearchConfig) -> Checkpoint:
+    run, checkpoint = open_trained(start.weights)
+    require_same_form(run.config.hybrid.model, model, start.part, start.weights)
+    return checkpoint
 
 
 @dataclass(frozen=True)
