@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
+from launch.experiments.domains import compare_domains
 from launch.experiments.jobs import needed, run_jobs
 from launch.experiments.plan import Planner
 from launch.experiments.records import Records
-from launch.experiments.results import write_results
+from launch.experiments.results import write_domains, write_results
 from launch.experiments.settings import Experiment
 from pipeline.errors import UserError, run_command
 
@@ -40,6 +41,9 @@ def parse_arguments() -> argparse.Namespace:
     run.set_defaults(command=_run)
     report = commands.add_parser("report", help="write docs/results.md from the records")
     report.set_defaults(command=_report)
+    domains = commands.add_parser("domains", help="how far the sources lie apart, before and after")
+    domains.add_argument("run", type=Path, help="a pre-training's folder, in that of its world")
+    domains.set_defaults(command=_domains)
     return parser.parse_args()
 
 
@@ -101,6 +105,10 @@ def slots(number: int | None) -> list[dict[str, str]]:
 
 def _report(arguments: argparse.Namespace) -> None:
     print(write_results(Experiment.read(), Records(), DOCS))
+
+
+def _domains(arguments: argparse.Namespace) -> None:
+    print(write_domains(compare_domains(arguments.run, DOCS), DOCS))
 
 
 if __name__ == "__main__":

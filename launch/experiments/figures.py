@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from launch.experiments.settings import ArmConfig, TierConfig
 
@@ -68,23 +70,42 @@ def draw_curve(tier: TierConfig, numbers: Numbers, path: Path) -> bool:
     return drawn
 
 
+def draw_domains(layouts: Mapping[str, Mapping[str, NDArray[np.float64]]], path: Path) -> None:
+    """t-SNE of images' features, a panel a stage, a colour a domain."""
+    figure, panels = _figure(3.2, len(layouts))
+    for axes, (stage, points) in zip(panels, layouts.items()):
+        for marker, (name, xy) in zip("os^vD", points.items()):
+            axes.plot(xy[:, 0], xy[:, 1], marker, ms=3, alpha=0.7, mew=0, label=name)
+        axes.set_title(stage)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False
+    )
+    _save(figure, path)
+
+
 def _is_like(arm: ArmConfig, other: ArmConfig) -> bool:
     """But for the share and what it is called."""
     return arm.model_copy(update={"fraction": other.fraction, "says": other.says}) == other
 
 
-def _figure(height: float):  # type: ignore[no-untyped-def]
+def _figure(height: float, panels: int = 1):  # type: ignore[no-untyped-def]
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams.update({"svg.hashsalt": "results", "font.size": 9})
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, height), layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-    return figure, axes
+    figure, found = pyplot.subplots(
+        1, panels, figsize=(7, height), layout="constrained", squeeze=False
+    )
+    for axes in found[0]:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="0.9")
+        axes.set_axisbelow(True)
+    return figure, found[0] if panels > 1 else found[0, 0]
 
 
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]

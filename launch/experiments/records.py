@@ -56,7 +56,9 @@ class Records:
         """`runs`: those that its weights come from, and after how many steps."""
         results = json.loads((evaluation / "results.json").read_text())
         content = {
-            **vars(key),
+            "world": key.world,
+            "arm": key.arm,
+            "step": key.step,
             "numbers": numbers(results),
             "weights_sha256": results["weights"]["sha256"],
             "data_sha256": results["data"]["manifest_sha256"],
@@ -67,6 +69,7 @@ class Records:
             "runs": {run.name: _describe(run, step) for run, step in runs.items()},
             "date": datetime.date.today().isoformat(),
             "processor": processor(),
+            "settings": key.settings,
         }
         path = self.file(key)
         path.parent.mkdir(parents=True, exist_ok=True)

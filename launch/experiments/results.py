@@ -81,6 +81,12 @@ def write_results(experiment: Experiment, records: Records, docs: Path) -> Path:
     return page
 
 
+def write_domains(table: str, docs: Path) -> Path:
+    page = docs / PAGE
+    write_atomically(page, _between(page.read_text(), "domains", table))
+    return page
+
+
 def _between(text: str, name: str, content: str) -> str:
     begin, end = f"<!-- {name} begins -->", f"<!-- {name} ends -->"
     pattern = re.compile(f"{begin}.*?{end}", re.DOTALL)

@@ -49,25 +49,56 @@ def feature_domains(run: Run, inputs: Sequence[Input], samples: int) -> Html:
     if samples == 0:
         return page.section(title, page.paragraph("Left out (--samples 0)."))
     try:
-        step = run.checkpoint().state.step
-        models = {"before": run.model(trained=False), "after": run.model()}
+        found = measure_domains(run, inputs, samples)
     except UserError as error:
         return page.section(title, page.callout(f"Nothing to compare: {error}"))
-    sets = [_read(one, one.reader, samples) for one in inputs if one.reader]
-    names = [s.name for s in sets for _ in s.images]
-    if not names:
+    if not len(found.names):
         return page.section(title, page.callout("No sample of the shard sets could be read."))
-    stages = {stage: _features(model.search, sets) for stage, model in models.items()}
-    titles = {"before": "Before: the initial weights", "after": f"After: step {step:,}"}
-    plots = [
-        scatter_plot(titles[stage], _by_name(embed_in_plane(features), names))
-        for stage, features in stages.items()
-    ]
+    titles = {"before": "Before: the initial weights", "after": f"After: step {found.step:,}"}
+    plots = [scatter_plot(titles[stage], found.layout(stage)) for stage in found.stages]
+    return page.section(title, page.columns(*plots), _probes(found), lead=LAYOUT_NOTE)
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Features of images of all shard sets, by the first weights of a run and by its newest."""
+
+    step: int
+    names: NDArray[np.str_]
+    """Domain of each image."""
+    kinds: NDArray[np.str_]
+    stages: dict[str, Features]
+    """`before` and `after`."""
+
+    def layout(self, stage: str) -> dict[str, NDArray[np.float64]]:
+        """(N, 2) by domain, t-SNE."""
+        points = embed_in_plane(self.stages[stage])
+        return {name: points[self.names == name] for name in dict.fromkeys(self.names.tolist())}
+
+    def probes(self) -> dict[str, tuple[int, dict[str, Probe]]]:
+        """By task of several domains: images, and how well a linear classifier names their domain."""
+        found = {}
+        for task, kind in (("detection", "scenes"), ("re-ID", "canvases")):
+            chosen = self.kinds == kind
+            probes = {
+                stage: domain_probe(features[chosen], list(self.names[chosen]))
+                for stage, features in self.stages.items()
+            }
+            told = {stage: probe for stage, probe in probes.items() if probe is not None}
+            if len(told) == len(probes):
+                found[task] = (int(chosen.sum()), told)
+        return found
+
+
+def measure_domains(run: Run, inputs: Sequence[Input], samples: int) -> Domains:
+    """On `samples` images of each set. Raises UserError if the run has no weights."""
+    step = run.checkpoint().state.step
+    models = {"before": run.model(trained=False), "after": run.model()}
+    sets = [_read(one, one.reader, samples) for one in inputs if one.reader]
+    names = np.array([s.name for s in sets for _ in s.images])
     kinds = np.array([s.kind for s in sets for _ in s.images])
-    tasks = {"detection": kinds == "scenes", "re-ID": kinds == "canvases"}
-    return page.section(
-        title, page.columns(*plots), _probes(stages, np.array(names), tasks), lead=LAYOUT_NOTE
-    )
+    stages = {stage: _features(model.search, sets) for stage, model in models.items()}
+    return Domains(step, names, kinds, stages)
 
 
 def _read(one: Input, reader: SampleReader, count: int) -> DomainImages:
@@ -85,33 +116,21 @@ def _features(model: PersonSearch, sets: Sequence[DomainImages]) -> Features:
     return np.concatenate([image_features(model, s.images, s.size, s.kind) for s in sets])
 
 
-def _by_name(points: NDArray[np.float64], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    which = np.asarray(names)
-    return {name: points[which == name] for name in dict.fromkeys(names)}
-
-
-def _probes(
-    stages: dict[str, Features], names: NDArray[np.str_], tasks: dict[str, NDArray[np.bool_]]
-) -> Html:
+def _probes(found: Domains) -> Html:
     rows: list[list[page.Cell]] = []
-    bars: dict[str, list[float]] = {stage: [] for stage in stages}
-    labels = []
-    for task, chosen in tasks.items():
-        probes = {s: domain_probe(f[chosen], list(names[chosen])) for s, f in stages.items()}
-        before, after = probes["before"], probes["after"]
-        if before is None or after is None:
-            continue
-        labels.append(task)
-        for stage, probe in probes.items():
-            bars[stage].append(probe.accuracy if probe else 0.0)
-        rows.append(
-            [task, int(chosen.sum()), _share(before), _share(after), f"{100 * before.chance:.0f} %"]
-        )
-    if not labels:
+    bars: dict[str, list[float]] = {stage: [] for stage in found.stages}
+    probes = found.probes()
+    for task, (images, by_stage) in probes.items():
+        for stage, probe in by_stage.items():
+            bars[stage].append(probe.accuracy)
+        before, after = by_stage["before"], by_stage["after"]
+        chance = f"{100 * before.chance:.0f} %"
+        rows.append([task, images, _share(before), _share(after), chance])
+    if not probes:
         return page.paragraph("No task has two datasets, so there are no domains to tell apart.")
     return page.block(
         "Can a linear classifier still name the dataset?",
-        bar_chart("Held-out accuracy of a linear probe", labels, bars),
+        bar_chart("Held-out accuracy of a linear probe", list(probes), bars),
         page.table(["task", "images", "before", "after", "chance"], rows),
         lead=PROBE_NOTE,
     )
