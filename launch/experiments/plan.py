@@ -70,16 +70,8 @@ class Planner:
         tree = read_yaml(recipe)
         sets = tree["sets"].values()
         written = [place / tree["out"] / s["dataset"] / s["split"] / MANIFEST for s in sets]
-        command = (
-            sys.executable,
-            "-m",
-            "sharding",
-            "write",
-            "--config",
-            str(recipe),
-            "--workers",
-            "1",
-        )
+        options = ("--config", str(recipe), "--workers", "1")
+        command = (sys.executable, "-m", "sharding", "write", *options)
         name, needs = f"{place.name}/{file}", (f"{place.name}/draw",)
         return Job(name, command, place, partial(_all_there, written), needs)
 
