@@ -86,7 +86,6 @@ def test_settings_that_do_not_fit_a_backbone_are_refused() -> None:
     for settings, message in (
         ({"name": "resnet50", "norm": "layer"}, "has batch norms alone"),
         ({"name": "swin_t", "norm": "frozen"}, "has layer norms alone"),
-        ({"norm": "re_estimated"}, "needs trained weights"),
         ({"name": "resnet18", "width": 2.0}, "width is an option of shufflenet_v1"),
         ({"name": "shufflenet_v2", "groups": 8}, "groups is an option of shufflenet_v1 alone"),
     ):

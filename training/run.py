@@ -89,6 +89,8 @@ class RunConfig(Config):
                 "`stream.views.number: 1` leaves L_con no second view to agree with: set "
                 "`hybrid.weights.similarity: 0`, or show two views"
             )
+        if self.start is None:
+            self.hybrid.model.backbone.require_trained()
         return self
 
 
@@ -253,6 +255,8 @@ def build_model(
     model = HybridModel(config.hybrid, identities.num_rows, domains, config.seed, own)
     if load_weights and config.start is not None:
         model.search.first_weights = _begin(model.search, config.start)
+    if config.start is not None:
+        model.search.freeze_stem()
     return model
 
 

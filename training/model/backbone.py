@@ -3,7 +3,7 @@
 A new one is a builder in `training/model/backbones/` and a line in the table below.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from torch import nn
@@ -48,9 +48,13 @@ def build_backbone(
         return backbone, None
     loaded = _load(backbone.net, config) if load else None
     if config.freeze_stem:
-        for module in backbone.stem:
-            module.requires_grad_(False)
+        freeze(backbone.stem)
     return backbone, loaded
+
+
+def freeze(modules: Iterable[nn.Module]) -> None:
+    for module in modules:
+        module.requires_grad_(False)
 
 
 def _norm_layer(config: BackboneConfig, context: NormContext) -> NormLayer:

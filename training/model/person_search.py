@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.batch import Images, Use
 from pipeline.config import Config
-from training.model.backbone import build_backbone
+from training.model.backbone import build_backbone, freeze
 from training.model.backbones.common import STRIDE, BackboneConfig
 from training.model.detector import (
     DetectorConfig,
@@ -96,6 +96,7 @@ class PersonSearch(nn.Module):
         channels = (backbone.trunk_channels, backbone.head_channels)
         self.backbone = backbone.trunk
         self.head = nn.ModuleDict({"layer4": backbone.last_stage})
+        self._stem = backbone.stem
         self.rpn = RegionProposals(config.detector, channels[0], seed)
         self.sample_rois = RoiSampler(config.detector, seed)
         self.embedding_head = EmbeddingHead(channels, config.heads, self.norms)
@@ -108,6 +109,11 @@ class PersonSearch(nn.Module):
         self.trunk_channels, self.head_channels = channels
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD) * 255, persistent=False)
+
+    def freeze_stem(self) -> None:
+        """Does what `backbone.freeze_stem` says where another run brings what `backbone.weights` does not."""
+        if self.config.backbone.freeze_stem:
+            freeze(self._stem)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 RGB -> (N, 3, H, W), ImageNet's mean and deviation."""

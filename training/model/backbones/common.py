@@ -34,10 +34,11 @@ class BackboneConfig(Config):
     norm: Literal["cross_rank", "frozen", "re_estimated", "layer"] = "frozen"
     """Of the batch norms in trunk and last stage. `cross_rank`: by the batch of all ranks, as NAE's on one
     GPU. `frozen`: by the statistics in the file. `re_estimated`: by running statistics that follow the data.
-    The last two are for pre-trained weights only. `layer`: convnext_tiny and swin_t, which have none."""
+    The last two are for trained weights only, also another run's (`start`). `layer`: convnext_tiny and
+    swin_t, which have none."""
     freeze_stem: bool = True
-    """Keeps the first convolution and its norm's affine as loaded, as NAE does; random weights are always
-    trained."""
+    """Keeps the first convolution and its norm's affine as loaded, be it from `weights` or from another run
+    (`start`), as NAE does; random weights are always trained."""
 
     @model_validator(mode="after")
     def _check(self) -> "BackboneConfig":
@@ -47,8 +48,6 @@ class BackboneConfig(Config):
                 "`layer`" if self.name in LAYER_NORMED else "cross_rank, frozen or re_estimated"
             )
             raise ValueError(f"{self.name} {has} alone: norm must be {fitting}")
-        if self.norm in ("frozen", "re_estimated") and self.weights == "random":
-            raise ValueError(f"norm: {self.norm} needs trained weights; use cross_rank")
         if self.width not in WIDTHS:
             raise ValueError(f"width must be one of {', '.join(map(str, WIDTHS))}")
         for option, names in OPTIONS.items():
@@ -56,6 +55,14 @@ class BackboneConfig(Config):
             if self.name not in names and getattr(self, option) != default:
                 raise ValueError(f"{option} is an option of {' and '.join(names)} alone")
         return self
+
+    def require_trained(self) -> None:
+        """Raises ValueError if the norms need trained weights and `weights`, the only ones, are random."""
+        if self.norm in ("frozen", "re_estimated") and self.weights == "random":
+            raise ValueError(
+                f"`hybrid.model.backbone.norm: {self.norm}` needs trained weights; use cross_rank, or begin "
+                "with weights: `backbone.weights`, or `start.weights`"
+            )
 
 
 @dataclass(frozen=True)
