@@ -13,6 +13,7 @@ from training.export.exported import Exported, default_part, export
 from training.export.files import SUFFIXES, write_files
 from training.export.re_estimation import re_estimate
 from training.export.targets import NAMES
+from training.model.weights import with_seen_statistics
 from training.run import ENVIRONMENT_FILE, Run, build_model, load_run
 
 
@@ -45,7 +46,7 @@ def main() -> None:
         run.checkpoint() if arguments.checkpoint is None else _at(run, arguments.checkpoint)
     )
     model = run.config.hybrid.model
-    tensors, scenes = checkpoint.model(), 0
+    tensors, scenes = with_seen_statistics(checkpoint.model()), 0
     if arguments.re_estimate:
         tensors, scenes = _re_estimated(run, checkpoint, arguments.re_estimate)
     exported = export(arguments.target, arguments.part, tensors, model)

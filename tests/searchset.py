@@ -16,6 +16,7 @@ from sharding.plan import PlanConfig, make_plan
 from sharding.source import Source
 from sharding.writer import ShardJob, write_shard
 from training.checkpoint import State
+from training.model.norm import CrossRankNorm
 from training.model.person_search import PersonSearch
 from training.run import RunConfig, RunFolder, build_model
 
@@ -35,8 +36,10 @@ def write_search_set(miniature: Path, name: str, out: Path, **settings: object) 
     return finish(Location(str(out)), plan, adapter, listing)
 
 
-def write_run(folder: Path, model: PersonSearch, scene_size: tuple[int, int] = (64, 96)) -> Path:
-    """The folder of a run that has trained `model`."""
+def write_run(
+    folder: Path, model: PersonSearch, scene_size: tuple[int, int] = (64, 96), scenes_seen: int = 7
+) -> Path:
+    """The folder of a run that has trained `model`; `scenes_seen`: by its norms, in steps."""
     stream = StreamConfig(
         scenes=(MixtureEntry(shards=simple_set(folder / "data", "detection", 1, 2), weight=1),),
         scene_batch=2,
@@ -49,6 +52,9 @@ def write_run(folder: Path, model: PersonSearch, scene_size: tuple[int, int] = (
     RunFolder(run).create(config, opened)
     whole = build_model(config, opened.identities, opened.domains)
     whole.search.load_state_dict(model.state_dict())
+    for module in whole.modules():
+        if isinstance(module, CrossRankNorm):
+            module.num_batches_tracked.fill_(scenes_seen)
     state = State(step=7, images=14, stream_digest="", tables_digest="", sample_digest="")
     RunFolder(run).checkpoints(config.checkpoint).write(state, whole.state_dict(), {})
     return run

@@ -144,7 +144,7 @@ def test_the_card_names_sets_that_cannot_be_read_and_what_ecp_forbids(
     card = (tmp_path / "w.md").read_text()
     assert "| ecp/day_train |  | not known" in card
     assert "EuroCity Persons forbids commercial use" in card
-    assert "generated (as of now; the set has changed since)" in card
+    assert "generated (read later; the set has changed since)" in card
     assert card.count("| generated |") == 3
 
 

@@ -28,7 +28,6 @@ from pipeline.stream import Stream
 from training.changes import Changes, compare, is_free
 from training.checkpoint import (
     MANIFEST,
-    MODEL,
     STATE,
     Checkpoint,
     CheckpointConfig,
@@ -41,7 +40,8 @@ from training.files import write_atomically
 from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
 from training.model.person_search import PersonSearch, PersonSearchConfig
-from training.model.weights import LoadedWeights, sha256_of
+from training.model.weights import LoadedWeights
+from training.provenance import WEIGHTS_FILE, trained_run
 from training.schedule import OptimiserConfig
 from training.start import Part, fill, require_same_form
 
@@ -196,7 +196,7 @@ class RunFolder:
         if going_on:
             start = load_run(self.path).config.start
         elif start is not None:
-            checkpoint = _open_start(start, config.hybrid.model)
+            _, checkpoint = _open_start(start, config.hybrid.model)
             start = start.model_copy(update={"weights": str(checkpoint.path)})
         return config.model_copy(update={"start": start})
 
@@ -217,8 +217,8 @@ class RunFolder:
         self._write_json(ENVIRONMENT_FILE, environment())
 
     def record_weights(self, weights: LoadedWeights | None) -> None:
-        """Those that the backbone begins with; None: random ones. Rank 0 only."""
-        self._write_json("weights.json", weights and asdict(weights))
+        """Those that the model begins with; None: random ones. Rank 0 only."""
+        self._write_json(WEIGHTS_FILE, weights and asdict(weights))
 
     def write_status(
         self, step: int, steps: int, eta_s: float | None, stopping: bool, checkpoint: str | None
@@ -262,15 +262,15 @@ def build_model(
 
 def _begin(search: PersonSearch, start: StartConfig) -> LoadedWeights:
     """Fills what `start` names. Raises UserError."""
-    checkpoint = _open_start(start, search.config)
-    path = checkpoint.path / MODEL
-    return fill(search, start.part, checkpoint.model(), str(checkpoint.path), sha256_of(path))
+    run, checkpoint = _open_start(start, search.config)
+    before = trained_run(run.folder.path, run.config.stream) if rank() == 0 else None
+    return fill(search, start.part, checkpoint, before)
 
 
-def _open_start(start: StartConfig, model: PersonSearchConfig) -> Checkpoint:
+def _open_start(start: StartConfig, model: PersonSearchConfig) -> "tuple[Run, Checkpoint]":
     run, checkpoint = open_trained(start.weights)
     require_same_form(run.config.hybrid.model, model, start.part, start.weights)
-    return checkpoint
+    return run, checkpoint
 
 
 @dataclass(frozen=True)

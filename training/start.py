@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from training.changes import compare, spell
+from training.checkpoint import Checkpoint
 from training.model.person_search import PersonSearch, PersonSearchConfig
-from training.model.weights import LoadedWeights, load_into
+from training.model.weights import LoadedWeights, load_into, with_seen_statistics
+from training.provenance import TrainedRun
 
 SEARCH = "search."
 """Where a trained model keeps the part that searches."""
@@ -23,12 +25,17 @@ FORM: dict[Part, tuple[str, ...]] = {
 
 
 def search_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of all that a checkpoint holds, the part that searches, by the names of `PersonSearch`."""
-    return {
-        name.removeprefix(SEARCH): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(SEARCH)
-    }
+    """Of all that a checkpoint holds, the part that searches, by the names of `PersonSearch`.
+
+    What norms know of scenes is what they know of canvases, if they saw no scenes.
+    """
+    return with_seen_statistics(
+        {
+            name.removeprefix(SEARCH): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(SEARCH)
+        }
+    )
 
 
 def require_same_form(
@@ -49,11 +56,12 @@ def require_same_form(
 
 
 def fill(
-    search: PersonSearch, part: Part, tensors: Mapping[str, Tensor], path: str, sha256: str
+    search: PersonSearch, part: Part, checkpoint: Checkpoint, run: TrainedRun | None
 ) -> LoadedWeights:
-    """Takes `part` over out of a checkpoint's tensors. Raises UserError if it does not fit."""
+    """Takes `part` over out of a checkpoint of `run`. Raises UserError if it does not fit."""
     backbone = nn.ModuleDict({"backbone": search.backbone, "head": search.head})
     net = backbone if part == "backbone" else search
-    origin = f"`start.weights`: {path}"
-    number, unused = load_into(net, search_tensors(tensors), search.config.backbone.name, origin)
-    return LoadedWeights(f"{path}, {part}", sha256, number, unused)
+    origin = f"`start.weights`: {checkpoint.path}"
+    tensors = search_tensors(checkpoint.model())
+    number, unused = load_into(net, tensors, search.config.backbone.name, origin)
+    return LoadedWeights(f"{checkpoint.path}, {part}", checkpoint.sha256, number, unused, run)

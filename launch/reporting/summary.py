@@ -9,6 +9,7 @@ from launch.reporting.curves import Line
 from launch.reporting.data import Input
 from pipeline.pages import page
 from pipeline.pages.page import Figure, Html
+from training.provenance import WEIGHTS_FILE, first_weights
 from training.run import Run
 
 
@@ -48,8 +49,20 @@ def in_short(run: Run, lines: Sequence[Line], inputs: Sequence[Input]) -> Html:
 
 
 def _start(run: Run) -> str:
-    weights = run.config.hybrid.model.backbone.weights
-    return "from random weights" if weights == "random" else f"from {Path(weights).name} weights"
+    """What it began with, as its folder says; as its settings say where that was not written yet."""
+    folder, weights = run.folder.path, run.config.hybrid.model.backbone.weights
+    if not (folder / WEIGHTS_FILE).exists():
+        return (
+            f"from {run.config.start.weights if run.config.start else Path(weights).name} weights"
+        )
+    found = first_weights(folder)
+    if found is None:
+        return "from random weights"
+    if run.config.start is None:
+        return f"from {Path(found['origin']).name}"
+    path, _, part = found["origin"].rpartition(", ")
+    checkpoint = Path(path)
+    return f"from {checkpoint.parent.parent.name}, {checkpoint.name}, {part}"
 
 
 def _environment(folder: Path) -> Html:

@@ -1,15 +1,15 @@
 """The model card beside an export: data and their terms, how it was trained, how it is loaded."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.shards import Manifest, ShardSet
 from training.checkpoint import Checkpoint
 from training.export.exported import Exported
 from training.metrics import METRICS_FILE
+from training.provenance import data_sets, first_weights
 from training.run import ENVIRONMENT_FILE, Run
 
 TERMS = {
@@ -81,17 +81,19 @@ def write_card(
         + ".",
         "## How it was trained",
         *_training(run, checkpoint),
-        "The norms' running statistics are "
-        + (
-            f"means over {scenes:,} scenes."
-            if scenes
-            else "those of scenes, as training left them."
-        ),
+        f"The norms' running statistics are {_statistics(run, scenes)}.",
         "## What is not known",
         f"Whether {exported.target} gains from these weights, on any benchmark: that was not measured when "
         "they were exported. `docs/export.md` has the commands that would tell.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _statistics(run: Run, scenes: int) -> str:
+    if scenes:
+        return f"means over {scenes:,} scenes"
+    seen = "scenes" if run.config.stream.scene_batch else "canvases, as the run saw no scenes"
+    return f"those of {seen}, as training left them"
 
 
 def _what(exported: Exported, run: Run) -> str:
@@ -105,26 +107,21 @@ def _loading(exported: Exported, run: Run, file: str) -> str:
 
 
 def _data(run: Run) -> Iterator[str]:
-    stored = _read(run.folder.path / "stream.json")["manifests"]
-    found = {f"{m.dataset}/{m.split}": (m, sha256) for m, sha256 in _manifests(run)}
-    rows = []
-    for name, of in stored.items():
-        manifest, sha256 = found.get(name, (None, ""))
-        if manifest is None:
-            rows.append([name, "", "not known: its shard set could not be read at the export"])
-            continue
-        changed = "" if sha256 == of["manifest"] else " (as of now; the set has changed since)"
-        rows.append([name, f"{manifest.samples:,}", manifest.licence + changed])
-    yield _table(["data set", "samples", "its licence note"], rows)
-    yield (
-        "All of these bind whoever uses or passes on the weights. "
-        + " ".join(
-            text
-            for dataset, text in TERMS.items()
-            if any(name.split("/")[0] == dataset for name in stored)
+    weights = first_weights(run.folder.path)
+    sets = [asdict(one) for one in data_sets(run.folder.path, run.config.stream)]
+    yield _data_table(sets)
+    while weights and weights.get("run"):
+        before = weights["run"]
+        yield (
+            f"It began with weights of {before['name']} ({weights['origin']}, sha256 "
+            f"{weights['sha256'][:16]}), a run that was trained on"
         )
-    ).strip()
-    weights = _read(run.folder.path / "weights.json")
+        yield _data_table(before["data"])
+        sets += before["data"]
+        weights = before["weights"]
+    datasets = {one["name"].split("/")[0] for one in sets}
+    terms = [text for dataset, text in TERMS.items() if dataset in datasets]
+    yield " ".join(["All of these bind whoever uses or passes on the weights.", *terms])
     yield "The backbone began with " + (
         f"{weights['origin']} (sha256 {weights['sha256'][:16]}), whose own terms hold too."
         if weights
@@ -132,15 +129,15 @@ def _data(run: Run) -> Iterator[str]:
     )
 
 
-def _manifests(run: Run) -> Iterator[tuple[Manifest, str]]:
-    config = run.config.stream
-    mixtures = [mixture for _, mixture in (*config.mixtures("detection"), *config.mixtures("reid"))]
-    for url in dict.fromkeys(entry.shards for mixture in mixtures for entry in mixture):
-        try:
-            shard_set = ShardSet(url)
-            yield shard_set.manifest, shard_set.manifest_sha256
-        except (UserError, OSError):  # weights are exported where the data need not be
-            continue
+def _data_table(sets: Sequence[Mapping[str, Any]]) -> str:
+    return _table(["data set", "samples", "its licence note"], [_data_row(one) for one in sets])
+
+
+def _data_row(one: Mapping[str, Any]) -> list[str]:
+    if one["licence"] is None:
+        return [one["name"], "", "not known: its shard set could not be read"]
+    changed = " (read later; the set has changed since)" if one["changed"] else ""
+    return [one["name"], f"{one['samples']:,}", one["licence"] + changed]
 
 
 def _training(run: Run, checkpoint: Checkpoint) -> Iterator[str]:

@@ -17,8 +17,8 @@ from training.export.targets import (
     find_target,
 )
 from training.model.person_search import IMAGENET_STD, PersonSearchConfig
+from training.model.weights import COUNTER
 
-COUNTER = "num_batches_tracked"
 NORM_EPS = 1e-5
 """Of our batch norms and of every target's."""
 

@@ -1,6 +1,7 @@
 """Trained weights that a backbone starts from: torchvision's, or a file; nothing is unpickled."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from training.provenance import TrainedRun
 
 ENUM_MEMBER = "IMAGENET1K_V1"
 WRAPPERS = ("state_dict", "model")
@@ -16,6 +18,9 @@ WRAPPERS = ("state_dict", "model")
 DATA_PARALLEL = "module."
 CANVASES = "canvas_"
 """What the names of canvases' running statistics have more than those of the scenes'."""
+COUNTER = "num_batches_tracked"
+"""Of batches of scenes that a norm has seen."""
+STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class LoadedWeights:
     """Tensors that the backbone took."""
     unused: tuple[str, ...]
     """Tensors that it has no place for: the classifier's."""
+    run: TrainedRun | None = None
+    """Which trained them, if one of ours did."""
 
 
 def imagenet_file(network: str) -> tuple[Path, str]:
@@ -118,11 +125,23 @@ def load_into(
     return len(wanted), tuple(unused)
 
 
+def with_seen_statistics(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Norms that saw no scenes have statistics of scenes that are not the trained weights': those of
+    canvases take their place."""
+    found = dict(trained)
+    unseen = [name for name, seen in trained.items() if name.endswith(COUNTER) and seen == 0]
+    for norm in (name.removesuffix(COUNTER) for name in unseen):
+        for statistic in STATISTICS:
+            own = trained[norm + statistic]
+            found[norm + statistic] = trained.get(f"{norm}{CANVASES}{statistic}", own)
+    return found
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_our_own(name: str) -> bool:
-    """Statistics of canvases, and a counter that nothing reads."""
-    return CANVASES in name or name.endswith("num_batches_tracked")
+    """Statistics of canvases, and the counter of batches."""
+    return CANVASES in name or name.endswith(COUNTER)
