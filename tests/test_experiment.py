@@ -1,6 +1,7 @@
 """The experiment: what is run, in which order, what is kept of it, and what the tables make of it."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch.experiment import claimed
 from launch.experiments.jobs import Job, needed, run_jobs
 from launch.experiments.plan import Planner
 from launch.experiments.records import Key, Records
@@ -104,6 +106,20 @@ def test_an_interruption_ends_what_runs(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_jobs(jobs, SLOTS)
     assert (tmp_path / "stopped").exists()
+
+
+def test_a_folder_is_one_experiment_s_also_while_its_orphans_live(tmp_path: Path) -> None:
+    wait = (sys.executable, "-c", "import time; time.sleep(60)")
+    with claimed(tmp_path):
+        orphan = subprocess.Popen(wait, close_fds=False)  # as `run_jobs` starts them
+    try:
+        with pytest.raises(UserError, match="wait for its end"), claimed(tmp_path):
+            pass
+    finally:
+        orphan.kill()
+        orphan.wait()
+    with claimed(tmp_path):
+        pass
 
 
 def test_settings_decide_and_names_do_not(experiment: Experiment) -> None:
