@@ -1,6 +1,7 @@
 """The experiment: what is run, in which order, what is kept of it, and what the tables make of it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from launch.experiments.plan import Planner
 from launch.experiments.records import Key, Records
 from launch.experiments.results import Numbers, compare, write_results
 from launch.experiments.settings import CONFIGS, ClaimConfig, Experiment
+from pipeline.config import dump_config
 from pipeline.errors import UserError
+from pipeline.identities import Identities
+from training.run import RunConfig
 
 SLOTS = [{"SLOT": "0"}, {"SLOT": "1"}]
 NUMBERS = {
@@ -124,19 +128,21 @@ def test_a_folder_is_one_experiment_s_also_while_its_orphans_live(tmp_path: Path
 
 def test_settings_decide_and_names_do_not(experiment: Experiment) -> None:
     arms = experiment.config.arms
-    settings = [json.dumps(experiment.decides(arm, world)) for arm in arms for world in (0, 1)]
+    settings = [
+        json.dumps(experiment.deciding_settings(arm, world)) for arm in arms for world in (0, 1)
+    ]
     assert len(set(settings)) == len(settings)
     renamed = arms | {"whole": arms["whole"].model_copy(update={"says": "ours"})}
     other = replace(experiment, config=experiment.config.model_copy(update={"arms": renamed}))
-    assert other.decides("whole", 0) == experiment.decides("whole", 0)
+    assert other.deciding_settings("whole", 0) == experiment.deciding_settings("whole", 0)
 
 
 def test_half_time_needs_a_checkpoint(experiment: Experiment) -> None:
     long = experiment.config.arms["random"].model_copy(update={"set": ("steps=600",)})
     arms = experiment.config.arms | {"random": long}
     other = replace(experiment, config=experiment.config.model_copy(update={"arms": arms}))
-    with pytest.raises(UserError, match="one after half of the 600 steps"):
-        other.moments("random")
+    with pytest.raises(UserError, match="one after half of its 600 steps"):
+        other.judged_steps("random")
 
 
 def test_an_unknown_setting_is_found_before_anything_runs(tmp_path: Path) -> None:
@@ -152,7 +158,10 @@ def test_an_unknown_setting_is_found_before_anything_runs(tmp_path: Path) -> Non
 def record(records: Records, key: Key, mean_ap: float) -> None:
     path = records.file(key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    origins = {"runs": {"finetune": {"commit": "a" * 40}}, "evaluation": {"commit": "b" * 40}}
+    origins = {
+        "runs": {"finetune": {"commit": "a" * 40 + "+", "gpus": []}},
+        "evaluation": {"commit": "b" * 40},
+    }
     numbers = {**NUMBERS, "mAP": mean_ap}
     path.write_text(json.dumps({**vars(key), "numbers": numbers, "processor": "a CPU", **origins}))
 
@@ -179,12 +188,45 @@ def test_records_spare_work_and_stale_ones_are_refused(
         "evaluate-whole_60-400",
     ]
     for step in (200, 400):
-        record(records, Key(1, "random", step, experiment.decides("random", 1)), 0.2)
+        record(records, Key(1, "random", step, experiment.deciding_settings("random", 1)), 0.2)
     assert not list(names("random"))
-    record(records, Key(1, "random", 400, experiment.decides("random_long", 1)), 0.2)
+    record(records, Key(1, "random", 400, experiment.deciding_settings("random_long", 1)), 0.2)
     wrong = r"random-400\.json was made with other settings: finetune.steps 1000 -> 400"
     with pytest.raises(UserError, match=wrong):
         list(names("random"))
+
+
+def test_a_changed_pre_training_is_not_taken_for_its_successor(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    folder = tmp_path / "configs"
+    shutil.copytree(CONFIGS, folder)
+    planner = Planner(Experiment.read(folder), tmp_path / "worlds", Records(tmp_path / "records"))
+    place = tmp_path / "worlds" / experiment.place(0)
+    for run, config in (
+        ("pretrain-hybrid", experiment.pretraining("hybrid", 0)),
+        ("finetune-whole", experiment.finetuning("whole", 0)),
+    ):
+        finished(place / run, config)
+    done = {job.name.split("/")[1] for job in planner.jobs(["whole"], [0]) if job.is_done()}
+    assert done == {"pretrain-hybrid", "finetune-whole"}
+    pretrain = folder / "pretrain.yaml"
+    pretrain.write_text(pretrain.read_text().replace("steps: 600", "steps: 500"))
+    changed = Planner(Experiment.read(folder), planner.folder, planner.records)
+    for job in changed.jobs(["whole"], [0]):
+        if job.name.endswith(("pretrain-hybrid", "finetune-whole")):
+            with pytest.raises(UserError, match="was made with other settings: steps 600 -> 500"):
+                job.is_done()
+
+
+def finished(run: Path, config: RunConfig) -> None:
+    """What of a run's folder says that it is finished."""
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(dump_config(config))
+    (run / "stream.json").write_text(json.dumps({"domains": {}}))
+    (run / "identities.json").write_bytes(Identities().to_json())
+    (run / "environment.json").write_text("{}")
+    (run / "status.json").write_text(json.dumps({"state": "finished"}))
 
 
 def test_claims_are_paired_by_world() -> None:
@@ -212,17 +254,17 @@ def test_the_page_shows_records_of_today_s_settings(experiment: Experiment, tmp_
     for world, (low, high) in enumerate([(0.21, 0.31), (0.10, 0.22), (0.18, 0.27)]):
         for arm, value in (("random", low), ("whole", high)):
             for step, share in ((200, 0.5), (400, 1.0)):
-                key = Key(world, arm, step, experiment.decides(arm, world))
+                key = Key(world, arm, step, experiment.deciding_settings(arm, world))
                 record(records, key, value * share)
-    record(records, Key(3, "random", 400, experiment.decides("whole", 3)), 0.9)
-    record(records, Key(9, "random", 400, experiment.decides("random", 9)), 0.9)
+    record(records, Key(3, "random", 400, experiment.deciding_settings("whole", 3)), 0.9)
+    record(records, Key(9, "random", 400, experiment.deciding_settings("random", 9)), 0.9)
     names = [*experiment.config.tiers, "fractions"]
     page = tmp_path / "results.md"
     page.write_text("".join(f"Said.\n<!-- {n} begins -->old<!-- {n} ends -->\n" for n in names))
     write_results(experiment, records, tmp_path)
     text = page.read_text()
-    assert "| random | 3 | 8.2 ± 2.8 | 16.3 ± 5.7 | 50.0 ± 0.0 |" in text
-    assert "| whole > random | 3 of 3 | +10.3 (+6.5 to +14.1) | +63% | holds |" in text
+    assert "| `random`: random | 3 | 8.2 ± 2.8 | 16.3 ± 5.7 | 50.0 ± 0.0 |" in text
+    assert "| `whole` > `random` | 3 of 3 | +10.3 (+6.5 to +14.1) | +63% | holds |" in text
     assert text.count("Said.") == len(names) and "Nothing of tier B has run yet." in text
     assert (tmp_path / "results/A.svg").exists() and not (tmp_path / "results/B.svg").exists()
     first = (tmp_path / "results/A.svg").read_bytes()
@@ -230,7 +272,10 @@ def test_the_page_shows_records_of_today_s_settings(experiment: Experiment, tmp_
     assert page.read_text() == text and (tmp_path / "results/A.svg").read_bytes() == first
     found = Numbers.read(experiment, records)
     assert found.stale == 1 and found.of("random", "mAP", 5).keys() == {0, 1, 2}
-    assert "12 records; commits aaaaaaa, bbbbbbb; on a CPU." in text
+    assert (
+        "12 records; commits aaaaaaa+, bbbbbbb; on a CPU. 1 records of other settings are left out."
+        in text
+    )
     page.write_text("")
     with pytest.raises(UserError, match="put them back"):
         write_results(experiment, records, tmp_path)

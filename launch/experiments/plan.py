@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ class Planner:
             yield self._select(place, fraction)
         for arm in arms:
             yield self._finetune(place, arm, world)
-            for step in self.experiment.moments(arm):
+            for step in self.experiment.judged_steps(arm):
                 yield self._evaluate(place, arm, world, step)
 
     def _draw(self, place: Path, world: int) -> Job:
@@ -82,8 +82,13 @@ class Planner:
         more = self.experiment.config.recipes[recipe].shards
         files = (SHARDS, more) if more else (SHARDS,)
         name, needs = f"{place.name}/{run}", tuple(f"{place.name}/{file}" for file in files)
-        is_done = partial(_is_finished, place / run, self.experiment.pretraining(recipe, world))
-        return Job(name, command, place, is_done, needs)
+        return Job(
+            name,
+            command,
+            place,
+            partial(_are_finished, self._pretrained(place, recipe, world)),
+            needs,
+        )
 
     def _select(self, place: Path, fraction: float) -> Job:
         out, asked = selection_name(fraction), _set([f"fraction={fraction}"])
@@ -93,15 +98,18 @@ class Planner:
 
     def _finetune(self, place: Path, arm: str, world: int) -> Job:
         config, run = self.experiment.config.arms[arm], f"finetune-{arm}"
-        needs = [SHARDS]
+        needs, runs = [SHARDS], {place / run: self.experiment.finetuning(arm, world)}
         if config.recipe is not None:
             needs.append(f"pretrain-{config.recipe}")
+            runs |= self._pretrained(place, config.recipe, world)
         if config.fraction < 1:
             needs.append(selection_name(config.fraction))
         needed = tuple(f"{place.name}/{need}" for need in needs)
         command = self._training("finetune", run, self.experiment.finetune_settings(arm, world))
-        is_done = partial(_is_finished, place / run, self.experiment.finetuning(arm, world))
-        return Job(f"{place.name}/{run}", command, place, is_done, needed)
+        return Job(f"{place.name}/{run}", command, place, partial(_are_finished, runs), needed)
+
+    def _pretrained(self, place: Path, recipe: str, world: int) -> dict[Path, RunConfig]:
+        return {place / f"pretrain-{recipe}": self.experiment.pretraining(recipe, world)}
 
     def _training(self, script: str, run: str, settings: Sequence[str]) -> tuple[str, ...]:
         config = str(self.experiment.folder / f"{script}.yaml")
@@ -116,7 +124,7 @@ class Planner:
         runs = {place / run: step}
         if recipe := self.experiment.config.arms[arm].recipe:
             runs[place / f"pretrain-{recipe}"] = self.experiment.pretraining(recipe, world).steps
-        key = Key(world, arm, step, self.experiment.decides(arm, world))
+        key = Key(world, arm, step, self.experiment.deciding_settings(arm, world))
         return Job(
             f"{place.name}/{out}",
             (sys.executable, script, *data),
@@ -135,8 +143,12 @@ def _all_there(paths: Sequence[Path]) -> bool:
     return all(path.exists() for path in paths)
 
 
+def _are_finished(runs: Mapping[Path, RunConfig]) -> bool:
+    """Raises UserError if one of them began with other settings: its folder is not what it would be now."""
+    return all(_is_finished(run, config) for run, config in runs.items())
+
+
 def _is_finished(run: Path, config: RunConfig) -> bool:
-    """Raises UserError if it has begun with other settings."""
     status = run / "status.json"
     if not status.exists():
         return False

@@ -43,7 +43,7 @@ class Numbers:
         for record in records.all():
             arm, world = record["arm"], record["world"]
             known = arm in experiment.config.arms
-            if known and experiment.decides(arm, world) == record["settings"]:
+            if known and experiment.deciding_settings(arm, world) == record["settings"]:
                 found[arm, world, record["step"]] = record
             else:
                 stale += 1
@@ -51,17 +51,23 @@ class Numbers:
 
     def of(self, arm: str, name: str, worlds: int, moment: int = 1) -> dict[int, float]:
         """By world, of the first `worlds`: after half of the fine-tuning (0) or all of it (1)."""
-        step = self.experiment.moments(arm)[moment]
+        step = self.experiment.judged_steps(arm)[moment]
         found = ((world, self.by_key.get((arm, world, step))) for world in range(worlds))
         return {world: 100 * (record["numbers"][name] or 0) for world, record in found if record}
 
     def origins(self, arms: Sequence[str], worlds: int) -> str:
         """How many records a table is made of, on what code and processors they were made."""
         chosen = [r for (arm, world, _), r in self.by_key.items() if arm in arms and world < worlds]
-        commits = {str(run["commit"])[:7] for r in chosen for run in r["runs"].values()}
-        commits |= {str(r["evaluation"]["commit"])[:7] for r in chosen}
-        processors = ", ".join(sorted({r["processor"] for r in chosen}))
-        return f"{len(chosen)} records; commits {', '.join(sorted(commits))}; on {processors}."
+        commits = {_short(run["commit"]) for r in chosen for run in r["runs"].values()}
+        commits |= {_short(r["evaluation"]["commit"]) for r in chosen}
+        gpus = {gpu for r in chosen for run in r["runs"].values() for gpu in run["gpus"]}
+        hardware = ", ".join(sorted({r["processor"] for r in chosen} | gpus))
+        return f"{len(chosen)} records; commits {', '.join(sorted(commits))}; on {hardware}."
+
+
+def _short(commit: str | None) -> str:
+    """`+`: of files that differ from it."""
+    return "none" if commit is None else commit[:7] + "+" * commit.endswith("+")
 
 
 def write_results(experiment: Experiment, records: Records, docs: Path) -> Path:
@@ -76,8 +82,6 @@ def write_results(experiment: Experiment, records: Records, docs: Path) -> Path:
     if draw_curve(experiment.config.tiers["B"], numbers, docs / "results/fractions.svg"):
         text = _between(text, "fractions", "![mAP by share of the target](results/fractions.svg)")
     write_atomically(page, text)
-    if numbers.stale:
-        print(f"{numbers.stale} records of other settings are left out")
     return page
 
 
@@ -105,7 +109,8 @@ def _tier(name: str, tier: TierConfig, numbers: Numbers) -> Iterator[str]:
     if tier.claims:
         yield ""
         yield from _claims(tier, numbers)
-    yield f"\n{numbers.origins(tier.arms, tier.worlds)}"
+    stale = f" {numbers.stale} records of other settings are left out." if numbers.stale else ""
+    yield f"\n{numbers.origins(tier.arms, tier.worlds)}{stale}"
     yield f"\n![mAP of each arm in each world](results/{name}.svg)"
 
 
@@ -116,7 +121,7 @@ def _means(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
         says = numbers.experiment.config.arms[arm].says
         half = mean(numbers.of(arm, "mAP", tier.worlds, 0))
         ends = [numbers.of(arm, name, tier.worlds) for name in COLUMNS]
-        yield f"| {says} | {len(ends[0])} | {half} | {' | '.join(map(mean, ends))} |"
+        yield f"| `{arm}`: {says} | {len(ends[0])} | {half} | {' | '.join(map(mean, ends))} |"
 
 
 def mean(values: dict[int, float]) -> str:
@@ -134,14 +139,14 @@ def _worlds(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
     for arm in tier.arms:
         values = numbers.of(arm, "mAP", tier.worlds)
         cells = [f"{values[w]:.1f}" if w in values else "-" for w in range(tier.worlds)]
-        yield f"| {arm} | {' | '.join(cells)} |"
+        yield f"| `{arm}` | {' | '.join(cells)} |"
 
 
 def _claims(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
-    yield "| claim, fixed beforehand | worlds | mean difference in mAP, 95 % interval | relative | outcome |"
+    yield "| claim | worlds | mean difference in mAP, 95 % interval | relative | outcome |"
     yield "|---|---|---|---|---|"
     for claim in tier.claims:
-        yield f"| {claim.better} > {claim.than} | {' | '.join(compare(claim, numbers.of))} |"
+        yield f"| `{claim.better}` > `{claim.than}` | {' | '.join(compare(claim, numbers.of))} |"
 
 
 def compare(claim: ClaimConfig, of: Callable[..., dict[int, float]]) -> Sequence[str]:

@@ -22,7 +22,8 @@ SHARDS = "shards.yaml"
 VERSION = 1
 """Raised where code or a default changes what numbers mean: records of another one are stale."""
 KEPT = 100
-FREE: Any = {
+"""Checkpoints: interruptions write more, which must not push the judged ones out."""
+NOT_DECISIVE: Any = {
     "run": True,
     "log": True,
     "checkpoint": True,
@@ -121,8 +122,8 @@ class Experiment:
         found = cls(load_config(ExperimentConfig, folder / "experiment.yaml"), folder)
         found.miniature(0)
         for name in found.config.arms:
-            found.moments(name)
-            found.decides(name, 0)
+            found.judged_steps(name)
+            found.deciding_settings(name, 0)
         return found
 
     def seed(self, world: int) -> int:
@@ -138,7 +139,8 @@ class Experiment:
 
     def place(self, world: int) -> str:
         """Name of a world's folder: other pictures or shards lie in another one."""
-        parts = [self.miniature(world).model_dump(mode="json"), read_yaml(self.folder / SHARDS)]
+        pictures = self.miniature(world).model_dump(mode="json")
+        parts = [VERSION, pictures, read_yaml(self.folder / SHARDS)]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return f"world-{world}-{digest[:8]}"
 
@@ -169,18 +171,18 @@ class Experiment:
         settings = self.finetune_settings(arm, world)
         return load_config(RunConfig, self.folder / "finetune.yaml", settings)
 
-    def moments(self, arm: str) -> tuple[int, int]:
+    def judged_steps(self, arm: str) -> tuple[int, int]:
         """Steps of fine-tuning after which it is evaluated: half of them, and all. Raises UserError."""
         config = self.finetuning(arm, 0)
         half, odd = divmod(config.steps, 2)
         if odd or config.checkpoint.every != half or config.checkpoint.keep < KEPT:
             raise UserError(
-                f"arm {arm}: `checkpoint` must write one after half of the {config.steps} steps, and keep "
-                f"{KEPT}: interruptions write more, which must not push that one out."
+                f"arm {arm}: `checkpoint` must write one after half of its {config.steps} steps, "
+                f"and keep {KEPT}."
             )
         return half, config.steps
 
-    def decides(self, arm: str, world: int) -> dict[str, Any]:
+    def deciding_settings(self, arm: str, world: int) -> dict[str, Any]:
         """All settings that an arm's numbers are made of, but for those that have their defaults."""
         recipe = self.config.arms[arm].recipe
         parts: dict[str, Any] = {
@@ -203,4 +205,4 @@ def selection_name(fraction: float) -> str:
 
 def decisive(config: RunConfig) -> dict[str, Any]:
     """What decides the weights that a run ends with, but for defaults and for those that it begins with."""
-    return config.model_dump(mode="json", exclude_defaults=True, exclude=FREE)
+    return config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_DECISIVE)
