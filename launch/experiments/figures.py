@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,27 +19,29 @@ INITIALISATIONS = {
     "backbone": "pre-trained backbone",
     "whole": "pre-trained model",
 }
+LABEL = 36
+"""Characters of a line."""
 MOMENTS = (("0.65", -0.13, "half of fine-tuning"), ("C0", 0.13, "all of it"))
 """Colour, shift and name of what was found after each."""
 
 
 def draw_tier(tier: TierConfig, numbers: Numbers, path: Path) -> None:
     """A point a world and the mean, of each arm."""
-    figure, axes = _figure(0.9 + 0.42 * len(tier.arms))
+    arms = [arm for arm in reversed(tier.arms) if numbers.of(arm, "mAP", tier.worlds)]
+    figure, axes = _figure(0.9 + 0.5 * len(arms))
     for moment, (colour, shift, label) in enumerate(MOMENTS):
-        for place, arm in enumerate(reversed(tier.arms)):
+        for place, arm in enumerate(arms):
             values = list(numbers.of(arm, "mAP", tier.worlds, moment).values())
             if values:
                 axes.plot(values, [place + shift] * len(values), "o", color=colour, ms=4, alpha=0.6)
                 middle, ends = float(np.mean(values)), (place + shift - 0.1, place + shift + 0.1)
                 axes.plot([middle] * 2, ends, color=colour, lw=2.5)
         axes.plot([], color=colour, lw=2.5, label=label)
-    axes.set_yticks(
-        range(len(tier.arms)), [numbers.experiment.config.arms[a].says for a in reversed(tier.arms)]
-    )
-    axes.set_xlabel("person-search mAP in percent; a point is a world, a bar the mean")
+    says = [textwrap.fill(numbers.experiment.config.arms[arm].says, LABEL) for arm in arms]
+    axes.set_yticks(range(len(arms)), says)
+    axes.set_xlabel("mAP, percent (a point: a world; a bar: their mean)")
     axes.set_xlim(left=0)
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     _save(figure, path)
 
 
