@@ -21,6 +21,7 @@ from launch.experiments.records import Records
 from launch.experiments.results import write_domains, write_results
 from launch.experiments.settings import Experiment
 from pipeline.errors import UserError, run_command
+from pipeline.options import positive
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -35,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
         "--world", type=int, action="append", help="again for more; default: the tier's"
     )
     run.add_argument("--arm", action="append", help="again for more; default: the tier's")
-    run.add_argument("--jobs", type=_positive, help="side by side; default: one a GPU, or two")
+    run.add_argument("--jobs", type=positive, help="side by side; default: one a GPU, or two")
     run.add_argument("--folder", type=Path, default=Path("runs/experiment"), help="of the worlds")
     run.add_argument("--dry-run", action="store_true", help="list what would be done")
     run.set_defaults(command=_run)
@@ -84,13 +85,6 @@ def claimed(folder: Path) -> Iterator[None]:
                 f"an experiment, or a command that one left behind, is at work in {folder}: wait for its end."
             ) from None
         yield
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def slots(number: int | None) -> list[dict[str, str]]:

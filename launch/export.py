@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.errors import UserError, run_command
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, step_name
 from training.export.card import write_card
 from training.export.exported import Exported, default_part, export
 from training.export.files import SUFFIXES, write_files
@@ -77,7 +77,7 @@ def _re_estimated(run: Run, checkpoint: Checkpoint, scenes: int) -> tuple[dict[s
 
 def _at(run: Run, step: int) -> Checkpoint:
     folder = run.folder.path / "checkpoints"
-    path = folder / f"step-{step:08d}"
+    path = folder / step_name(step)
     if not path.is_dir():
         kept = sorted(found.name for found in folder.glob("step-*"))
         raise UserError(

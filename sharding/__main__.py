@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.errors import UserError, run_command
 from pipeline.filters import read_names
+from pipeline.options import positive
 from pipeline.shards import DamagedManifest, ShardSet
 from pipeline.stores.store import Location
 from sharding.datasets import ADAPTERS
@@ -53,12 +54,12 @@ def _add_write(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="PATH_OR_URL", help="the release, or its archives")
     parser.add_argument("--out", metavar="URL", help="of the set; of several splits, their parent")
     parser.add_argument("--split", action="append", metavar="S", help="default: every split")
-    parser.add_argument("--workers", type=_positive, metavar="N", help="default: every core")
+    parser.add_argument("--workers", type=positive, metavar="N", help="default: every core")
     parser.add_argument(
         "--check", choices=("full", "header"), help="decode every image once, or not"
     )
     parser.add_argument("--recode", metavar="jpeg:Q", help="store scenes as JPEG of quality Q")
-    parser.add_argument("--max-side", type=_positive, metavar="N", help="with --recode: reduce")
+    parser.add_argument("--max-side", type=positive, metavar="N", help="with --recode: reduce")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     parser.add_argument(
@@ -71,7 +72,7 @@ def _add_write(parser: argparse.ArgumentParser) -> None:
 def _add_care(commands: Any) -> None:
     verify = commands.add_parser("verify", help="re-read a shard set and prove it whole")
     verify.add_argument("url")
-    verify.add_argument("--workers", type=_positive, metavar="N", help="default: every core")
+    verify.add_argument("--workers", type=positive, metavar="N", help="default: every core")
     verify.set_defaults(command=_verify)
     inspect = commands.add_parser("inspect", help="a page to look at before spending GPU weeks")
     inspect.add_argument("url")
@@ -82,12 +83,6 @@ def _add_care(commands: Any) -> None:
     forget.add_argument("--identities", metavar="FILE", help="one a line")
     forget.add_argument("--keys", metavar="FILE", help="of samples, one a line")
     forget.set_defaults(command=_forget)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 def _write(options: argparse.Namespace) -> None:

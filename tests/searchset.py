@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from models import tiny_config
 from shardset import simple_set
 
@@ -34,6 +35,18 @@ def write_search_set(miniature: Path, name: str, out: Path, **settings: object) 
     for shard in plan.shards:
         write_shard(ShardJob(conversion, shard, str(out), plan.hash, plan.description()))
     return finish(Location(str(out)), plan, adapter, listing)
+
+
+def model_of_known_norms() -> PersonSearch:
+    """Whose norms know scenes and canvases apart."""
+    torch.manual_seed(1)
+    model = PersonSearch(tiny_config().model, seed=0)
+    for module in model.modules():
+        if isinstance(module, CrossRankNorm):
+            module.running_mean.normal_()
+            module.canvas_running_mean.normal_()
+            module.canvas_running_var.uniform_(0.5, 1.5)
+    return model
 
 
 def write_run(

@@ -13,13 +13,15 @@ import yaml
 
 from launch.experiment import claimed
 from launch.experiments.jobs import Job, needed, run_jobs
+from launch.experiments.numbers import Numbers
 from launch.experiments.plan import Planner
 from launch.experiments.records import Key, Records
-from launch.experiments.results import Numbers, compare, write_results
-from launch.experiments.settings import CONFIGS, ClaimConfig, Experiment
+from launch.experiments.results import compare, write_results
+from launch.experiments.settings import CONFIGS, NOT_DECISIVE, ClaimConfig, Experiment
 from pipeline.config import dump_config
 from pipeline.errors import UserError
 from pipeline.identities import Identities
+from training.changes import is_free
 from training.run import RunConfig
 
 SLOTS = [{"SLOT": "0"}, {"SLOT": "1"}]
@@ -135,6 +137,13 @@ def test_settings_decide_and_names_do_not(experiment: Experiment) -> None:
     renamed = arms | {"whole": arms["whole"].model_copy(update={"says": "ours"})}
     other = replace(experiment, config=experiment.config.model_copy(update={"arms": renamed}))
     assert other.deciding_settings("whole", 0) == experiment.deciding_settings("whole", 0)
+
+
+def test_what_a_run_may_change_on_its_way_does_not_decide() -> None:
+    free = ["run", "log.every", "checkpoint.every", "engine.speed.compile"]
+    for section in ("engine", "stream"):
+        free += [f"{section}.{name}" for name in NOT_DECISIVE[section] - {"speed"}]
+    assert all(is_free(name, same_stream=False, same_schedule=False) for name in free)
 
 
 def test_half_time_needs_a_checkpoint(experiment: Experiment) -> None:

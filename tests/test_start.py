@@ -8,7 +8,7 @@ import pytest
 import torch
 from models import tiny_config
 from ranks import Script, launch
-from searchset import write_run
+from searchset import model_of_known_norms, write_run
 
 from launch import finetune, pretrain
 from pipeline.errors import UserError
@@ -24,12 +24,7 @@ BACKBONE = ("backbone.", "head.layer4.")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PersonSearch]:
     """A run and its model, whose norms have seen something."""
-    torch.manual_seed(1)
-    model = PersonSearch(tiny_config().model, seed=0)
-    for module in model.modules():
-        if isinstance(module, CrossRankNorm):
-            module.running_mean.normal_()
-            module.canvas_running_mean.normal_()
+    model = model_of_known_norms()
     return write_run(tmp_path_factory.mktemp("trained"), model), model
 
 

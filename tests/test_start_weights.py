@@ -8,7 +8,7 @@ import pytest
 import torch
 from models import tiny_config
 from pydantic import ValidationError
-from searchset import write_run
+from searchset import model_of_known_norms, write_run
 from test_start import beginning
 
 from launch import export
@@ -16,22 +16,14 @@ from launch.reporting.summary import in_short
 from pipeline.config import dump_config
 from training.evaluation.weights import load_weights
 from training.hybrid import HybridConfig
-from training.model.norm import CrossRankNorm, FrozenNorm
+from training.model.norm import FrozenNorm
 from training.model.person_search import PersonSearch
 from training.run import RunConfig, RunFolder, StartConfig, load_run
 
 
 @pytest.fixture(scope="module")
 def model() -> PersonSearch:
-    """Of norms that know scenes and canvases apart."""
-    torch.manual_seed(1)
-    model = PersonSearch(tiny_config().model, seed=0)
-    for module in model.modules():
-        if isinstance(module, CrossRankNorm):
-            module.running_mean.normal_()
-            module.canvas_running_mean.normal_()
-            module.canvas_running_var.uniform_(0.5, 1.5)
-    return model
+    return model_of_known_norms()
 
 
 @pytest.fixture(scope="module")

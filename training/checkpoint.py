@@ -98,6 +98,11 @@ class Checkpoint:
         return load_file(self.path / OPTIMIZER)
 
 
+def step_name(step: int) -> str:
+    """Of the checkpoint's folder."""
+    return f"step-{step:08d}"
+
+
 class Checkpoints:
     """The checkpoints of one run."""
 
@@ -133,7 +138,7 @@ class Checkpoints:
 
     def _publish(self, state: State, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         began = time.perf_counter()
-        name = f"step-{state.step:08d}"
+        name = step_name(state.step)
         temporary = self.folder / f".writing-{name}"
         try:
             self._clear()

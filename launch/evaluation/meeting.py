@@ -92,7 +92,7 @@ def _lead(folder: Path, world_size: int, word: _Word) -> Meeting:
         named = ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
         return named and f"waiting for ranks {named} to start and write into {folder}"
 
-    _wait_while(absent)
+    wait_while(absent)
     said = {0: word.says}
     for rank, words in answers.items():
         all_say = {one.says for one in words}
@@ -118,20 +118,20 @@ def _follow(folder: Path, rank: int, name: str, says: str) -> _Word:
             _write(own, _Word(name, says, (answered,)))
         return f"rank {rank} waits for rank 0 to start and to let it in, in {folder}"
 
-    _wait_while(not_greeted)
+    wait_while(not_greeted)
     assert leader is not None
     own.unlink(missing_ok=True)
     return leader
 
 
-def _wait_while(reason: Callable[[], str]) -> None:
+def wait_while(reason: Callable[[], str], poll_s: float = POLL_S) -> None:
     """Until there is none; says it now and then."""
     spoke = time.perf_counter()
     while text := reason():
         if time.perf_counter() - spoke > SPEAK_EVERY_S:
             spoke = time.perf_counter()
             print(text, flush=True)
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def _answers(folder: Path, world_size: int, leader: str) -> dict[int, list[_Word]]:

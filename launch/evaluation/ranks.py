@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-from launch.evaluation.meeting import Meeting, meet
+from launch.evaluation.meeting import SPEAK_EVERY_S, Meeting, meet, wait_while
 from launch.evaluation.outputs import QUERIES
 from pipeline.errors import UserError
 from training.evaluation.detections import Evaluator, Plan, remove_leftovers
 from training.evaluation.weights import Weights
 
-SPEAK_EVERY_S = 15.0
 POLL_S = 0.5
 
 
@@ -68,11 +67,11 @@ def fill(evaluator: Evaluator, meeting: Meeting, rank: int, world_size: int) -> 
 
 def wait_for_others(plan: Plan, meeting: Meeting) -> None:
     """Ranks meet in the files that they write: no rank waits in a collective that may time out."""
-    spoke = time.perf_counter()
-    while missing := plan.missing():
+
+    def missing() -> str:
+        left = len(plan.missing())
         meeting.greet()
-        if time.perf_counter() - spoke > SPEAK_EVERY_S:
-            spoke = time.perf_counter()
-            print(f"waiting for {len(missing)} chunks of other ranks", flush=True)
-        time.sleep(POLL_S)
+        return f"waiting for {left} chunks of other ranks" if left else ""
+
+    wait_while(missing, POLL_S)
     meeting.close()

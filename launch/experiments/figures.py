@@ -1,19 +1,15 @@
 """The figures of docs/results.md."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from launch.experiments.numbers import Numbers
 from launch.experiments.settings import ArmConfig, TierConfig
 
-if TYPE_CHECKING:
-    from launch.experiments.results import Numbers
 INITIALISATIONS = {
     "random": "random",
     "backbone": "pre-trained backbone",

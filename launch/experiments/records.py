@@ -11,7 +11,7 @@ from typing import Any
 from launch.experiments.settings import TARGET
 from pipeline.errors import UserError
 from training.changes import compare, spell
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, step_name
 from training.files import write_atomically
 from training.run import ENVIRONMENT_FILE, load_run
 
@@ -112,7 +112,7 @@ def _describe(folder: Path, step: int) -> dict[str, Any]:
 
 
 def checkpoint(run: Path, step: int) -> Path:
-    return run / f"checkpoints/step-{step:08d}"
+    return run / "checkpoints" / step_name(step)
 
 
 def processor() -> str:

@@ -3,13 +3,12 @@
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scipy.stats import t as student
 
 from launch.experiments.figures import draw_curve, draw_tier
+from launch.experiments.numbers import Numbers
 from launch.experiments.records import Records
 from launch.experiments.settings import ClaimConfig, Experiment, TierConfig
 from pipeline.errors import UserError
@@ -25,49 +24,6 @@ COLUMNS = {
 }
 """Number of a record -> what it is called in a table."""
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What is on record with today's settings, in percent."""
-
-    experiment: Experiment
-    by_key: dict[tuple[str, int, int], dict[str, Any]]
-    """Records by arm, world and step."""
-    stale: int
-    """Records of other settings, or of arms that are gone."""
-
-    @classmethod
-    def read(cls, experiment: Experiment, records: Records) -> "Numbers":
-        found, stale = {}, 0
-        for record in records.all():
-            arm, world = record["arm"], record["world"]
-            known = arm in experiment.config.arms
-            if known and experiment.deciding_settings(arm, world) == record["settings"]:
-                found[arm, world, record["step"]] = record
-            else:
-                stale += 1
-        return cls(experiment, found, stale)
-
-    def of(self, arm: str, name: str, worlds: int, moment: int = 1) -> dict[int, float]:
-        """By world, of the first `worlds`: after half of the fine-tuning (0) or all of it (1)."""
-        step = self.experiment.judged_steps(arm)[moment]
-        found = ((world, self.by_key.get((arm, world, step))) for world in range(worlds))
-        return {world: 100 * (record["numbers"][name] or 0) for world, record in found if record}
-
-    def origins(self, arms: Sequence[str], worlds: int) -> str:
-        """How many records a table is made of, on what code and processors they were made."""
-        chosen = [r for (arm, world, _), r in self.by_key.items() if arm in arms and world < worlds]
-        commits = {_short(run["commit"]) for r in chosen for run in r["runs"].values()}
-        commits |= {_short(r["evaluation"]["commit"]) for r in chosen}
-        gpus = {gpu for r in chosen for run in r["runs"].values() for gpu in run["gpus"]}
-        hardware = ", ".join(sorted({r["processor"] for r in chosen} | gpus))
-        return f"{len(chosen)} records; commits {', '.join(sorted(commits))}; on {hardware}."
-
-
-def _short(commit: str | None) -> str:
-    """`+`: of files that differ from it."""
-    return "none" if commit is None else commit[:7] + "+" * commit.endswith("+")
 
 
 def write_results(experiment: Experiment, records: Records, docs: Path) -> Path:
