@@ -29,15 +29,13 @@ from training.evaluation.detections import (
 )
 from training.evaluation.protocols import query_boxes
 from training.evaluation.results import console_table, outcome
-from training.evaluation.weights import load_weights
+from training.evaluation.weights import WEIGHTS_HELP, load_weights
 
 
 def parse_arguments() -> argparse.Namespace:
     style = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
-    parser.add_argument(
-        "--weights", required=True, help="run folder, or RUN/checkpoints/step-* for one of it"
-    )
+    parser.add_argument("--weights", required=True, help=WEIGHTS_HELP)
     parser.add_argument("--data", required=True, help="URL of the test split's shard set")
     parser.add_argument(
         "--protocol", action="append", help="such as TestG100, again for more; default: all"

@@ -9,12 +9,13 @@ from torch import Tensor
 from pipeline.errors import UserError, run_command
 from training.checkpoint import Checkpoint, step_name
 from training.export.card import write_card
-from training.export.exported import Exported, default_part, export
+from training.export.exported import Exported, export
 from training.export.files import SUFFIXES, write_files
 from training.export.re_estimation import re_estimate
-from training.export.targets import NAMES
+from training.export.targets import NAMES, OWN
 from training.model.weights import with_seen_statistics
 from training.run import ENVIRONMENT_FILE, Run, build_model, load_run
+from training.trained import header
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -60,7 +61,9 @@ def main() -> None:
     }
     stem = _stem(arguments.out) if arguments.out else _default_stem(run, exported)
     card = write_card(exported, run, checkpoint, stem.name, scenes)
-    files = write_files(exported, stem, origin, card)
+    own = exported.target == OWN
+    metadata = header(run.weights(checkpoint)).metadata() if own else None
+    files = write_files(exported, stem, origin, card, metadata)
     _print_account(exported, checkpoint)
     for path in files:
         print(f"  {path}")
@@ -93,8 +96,8 @@ def _stem(out: str) -> Path:
 
 
 def _default_stem(run: Run, exported: Exported) -> Path:
+    whole = exported.part == exported.spec.default_part
     backbone = run.config.hybrid.model.backbone.name
-    whole = exported.part == default_part(exported.target, backbone)
     name = f"{exported.target}-{backbone}" + ("" if whole else f"-{exported.part}")
     return run.folder.path / "export" / name
 

@@ -26,7 +26,7 @@ from pipeline.errors import UserError, run_command
 from pipeline.options import positive
 from pipeline.rendering.decode import Pixels
 from training.evaluation.detections import write_whole
-from training.evaluation.weights import load_weights
+from training.evaluation.weights import WEIGHTS_HELP, load_weights
 
 SMALLEST_SIDE = 4.0
 """Pixels of a box to search."""
@@ -35,9 +35,7 @@ SMALLEST_SIDE = 4.0
 def parse_arguments() -> argparse.Namespace:
     style = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
-    parser.add_argument(
-        "--weights", required=True, help="run folder, or RUN/checkpoints/step-* for one of it"
-    )
+    parser.add_argument("--weights", required=True, help=WEIGHTS_HELP)
     parser.add_argument("--query", required=True, metavar="IMG[:x1,y1,x2,y2]")
     parser.add_argument("--gallery", required=True, help="folder of pictures, with those below it")
     parser.add_argument("--out", default="search.html", help="default: search.html")

@@ -13,6 +13,7 @@ from searchset import model_of_known_norms, write_run
 from launch import finetune, pretrain
 from pipeline.errors import UserError
 from pipeline.identities import Identities
+from pipeline.settings import MixtureEntry, StreamConfig
 from training.hybrid import HybridConfig
 from training.model.norm import CrossRankNorm, FrozenNorm
 from training.model.person_search import PersonSearch
@@ -28,10 +29,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PersonSearc
     return write_run(tmp_path_factory.mktemp("trained"), model), model
 
 
-def beginning(run: Path, part: str, hybrid: HybridConfig | None = None) -> PersonSearch:
+def beginning(weights: Path, part: str, hybrid: HybridConfig | None = None) -> PersonSearch:
     """The model that fine-tuning begins with."""
-    stream = load_run(run).config.stream
-    start = StartConfig.model_validate({"weights": str(run), "part": part})
+    unread = MixtureEntry(shards="unread", weight=1)
+    stream = StreamConfig(scenes=(unread,), scene_batch=2, scene_size=(64, 96))
+    start = StartConfig.model_validate({"weights": str(weights), "part": part})
     hybrid = hybrid or tiny_config()
     config = RunConfig(run="unused", steps=1, stream=stream, hybrid=hybrid, start=start)
     return build_model(config, Identities(), {"detection": ("target",)}).search

@@ -44,6 +44,7 @@ from training.model.weights import LoadedWeights
 from training.provenance import WEIGHTS_FILE, trained_run
 from training.schedule import OptimiserConfig
 from training.start import Part, fill, require_same_form
+from training.trained import TrainedWeights, read_exported, search_tensors
 
 IDENTITIES_FILE, ENVIRONMENT_FILE = "identities.json", "environment.json"
 LOCK_FILE = "writer.lock"
@@ -54,7 +55,8 @@ class StartConfig(Config):
     """Weights of another run that this one begins with, in place of the backbone's own."""
 
     weights: str
-    """Folder of a run, for its newest checkpoint, or RUN/checkpoints/step-* for one of it."""
+    """Folder of a run, for its newest checkpoint, RUN/checkpoints/step-* for one of it, or a file that
+    `launch/export.py RUN --target person_search` wrote."""
     part: Part = "model"
     """`backbone`: trunk and last stage; `model`: the RPN and all heads of boxes too. Tables, predictor and
     domain classifiers are always new."""
@@ -196,8 +198,8 @@ class RunFolder:
         if going_on:
             start = load_run(self.path).config.start
         elif start is not None:
-            _, checkpoint = _open_start(start, config.hybrid.model)
-            start = start.model_copy(update={"weights": str(checkpoint.path)})
+            weights = _open_start(start, config.hybrid.model)
+            start = start.model_copy(update={"weights": str(weights.path)})
         return config.model_copy(update={"start": start})
 
     def create(self, config: RunConfig, stream: Stream) -> None:
@@ -262,15 +264,14 @@ def build_model(
 
 def _begin(search: PersonSearch, start: StartConfig) -> LoadedWeights:
     """Fills what `start` names. Raises UserError."""
-    run, checkpoint = _open_start(start, search.config)
-    before = trained_run(run.folder.path, run.config.stream) if rank() == 0 else None
-    return fill(search, start.part, checkpoint, before)
+    weights = _open_start(start, search.config)
+    return fill(search, start.part, weights, weights.run() if rank() == 0 else None)
 
 
-def _open_start(start: StartConfig, model: PersonSearchConfig) -> "tuple[Run, Checkpoint]":
-    run, checkpoint = open_trained(start.weights)
-    require_same_form(run.config.hybrid.model, model, start.part, start.weights)
-    return run, checkpoint
+def _open_start(start: StartConfig, model: PersonSearchConfig) -> TrainedWeights:
+    weights = open_trained(start.weights)
+    require_same_form(weights.model, model, start.part, start.weights)
+    return weights
 
 
 @dataclass(frozen=True)
@@ -287,6 +288,20 @@ class Run:
         if newest is None:
             raise UserError(f"{self.folder.path} has no checkpoint yet: train the run further.")
         return newest
+
+    def weights(self, checkpoint: Checkpoint) -> TrainedWeights:
+        """What `checkpoint`, one of this run's, holds of the model that searches."""
+        short, long = sorted(self.config.stream.scene_size)
+        return TrainedWeights(
+            checkpoint.path,
+            checkpoint.sha256,
+            self.config.hybrid.model,
+            (short, long),
+            self.folder.path.resolve().name,
+            checkpoint.state.step,
+            tensors=lambda: search_tensors(checkpoint.model()),
+            run=lambda: trained_run(self.folder.path, self.config.stream),
+        )
 
     def model(self, trained: bool = True) -> HybridModel:
         """The model with its newest weights, or as it was before the first step."""
@@ -312,17 +327,21 @@ def load_run(path: str | Path) -> Run:
     )
 
 
-def open_trained(path: str | Path) -> tuple[Run, Checkpoint]:
-    """`path`: a run folder, for its newest checkpoint, or a checkpoint folder in one. Raises UserError."""
-    folder = Path(path)
-    if (folder / STATE).is_file() and (folder / MANIFEST).is_file():
-        return load_run(folder.resolve().parent.parent), Checkpoint.open(folder)
-    if (folder / "config.yaml").is_file():
-        run = load_run(folder)
-        return run, run.checkpoint()
+def open_trained(path: str | Path) -> TrainedWeights:
+    """`path`: a run folder, for its newest checkpoint, a checkpoint folder in one, or a file that
+    `launch/export.py --target person_search` wrote. Raises UserError.
+    """
+    named = Path(path)
+    if named.is_file():
+        return read_exported(named)
+    if (named / STATE).is_file() and (named / MANIFEST).is_file():
+        return load_run(named.resolve().parent.parent).weights(Checkpoint.open(named))
+    if (named / "config.yaml").is_file():
+        run = load_run(named)
+        return run.weights(run.checkpoint())
     raise UserError(
-        f"no trained weights in {path}: expected a run folder, or a folder checkpoints/step-* in one. "
-        "Exported files are named for other code and are not read back."
+        f"no trained weights in {path}: expected a run folder, a folder checkpoints/step-* in one, or a file "
+        "that `launch/export.py RUN --target person_search` wrote."
     )
 
 

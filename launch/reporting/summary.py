@@ -60,9 +60,11 @@ def _start(run: Run) -> str:
         return "from random weights"
     if run.config.start is None:
         return f"from {Path(found['origin']).name}"
-    path, _, part = found["origin"].rpartition(", ")
-    checkpoint = Path(path)
-    return f"from {checkpoint.parent.parent.name}, {checkpoint.name}, {part}"
+    origin, _, part = found["origin"].rpartition(", ")
+    path = Path(origin)
+    if path.suffix:
+        return f"from {path.name}, {part}"
+    return f"from {path.parent.parent.name}, {path.name}, {part}"
 
 
 def _environment(folder: Path) -> Html:

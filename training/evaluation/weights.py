@@ -1,4 +1,4 @@
-"""A trained person-search model out of a run folder, or out of one of its checkpoints."""
+"""A trained person-search model, ready to search."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,10 @@ from pathlib import Path
 from pipeline.errors import UserError
 from training.model.person_search import PersonSearch
 from training.run import open_trained
-from training.start import search_tensors
+
+WEIGHTS_HELP = (
+    "run folder, RUN/checkpoints/step-* for one of it, or a file that was exported as person_search"
+)
 
 
 @dataclass(frozen=True)
@@ -22,21 +25,14 @@ class Weights:
 
 
 def load_weights(path: str | Path) -> Weights:
-    """`path`: a run folder, for its newest checkpoint, or a checkpoint folder in one. Raises UserError."""
-    run, checkpoint = open_trained(path)
-    model = PersonSearch(run.config.hybrid.model, seed=0, load_weights=False)
+    """`path`: what `open_trained` takes. Raises UserError."""
+    trained = open_trained(path)
+    model = PersonSearch(trained.model, seed=0, load_weights=False)
     try:
-        model.load_state_dict(search_tensors(checkpoint.model()))
+        model.load_state_dict(trained.tensors())
     except RuntimeError as error:
         raise UserError(
-            f"{checkpoint.path} holds another model than the run's configuration describes: "
+            f"{trained.path} holds another model than its configuration describes: "
             f"{' '.join(str(error).split())[:400]}"
         ) from None
-    short, long = sorted(run.config.stream.scene_size)
-    return Weights(
-        model.eval(),
-        checkpoint.sha256,
-        run.folder.path.resolve().name,
-        checkpoint.state.step,
-        (short, long),
-    )
+    return Weights(model.eval(), trained.sha256, trained.name, trained.step, trained.scene_size)

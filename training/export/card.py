@@ -8,6 +8,7 @@ from typing import Any
 
 from training.checkpoint import Checkpoint
 from training.export.exported import Exported
+from training.export.targets import OWN
 from training.metrics import METRICS_FILE
 from training.provenance import data_sets, first_weights
 from training.run import ENVIRONMENT_FILE, Run
@@ -44,6 +45,10 @@ LOADING = {
     "alignps": "\nIn the configuration: `model = dict(pretrained='{file}.pth', ...)`."
     + MMDET_STYLE,
     "roi_alignps": "\nIn the configuration: {key}." + MMDET_STYLE,
+    "person_search": """
+    python launch/search.py --weights {file}.safetensors --query street.jpg:120,40,180,230 --gallery photos/
+    deepspeed launch/finetune.py --config launch/configs/finetune/prw.yaml \\
+        --set start.weights={file}.safetensors""",
 }
 ROI_ALIGNPS_KEYS = {
     "model": "`load_from = '{file}.pth'` and `model = dict(pretrained=None, ...)`",
@@ -58,7 +63,7 @@ def write_card(
     name = run.folder.path.name
     sections = [
         f"# {file}: step {checkpoint.state.step} of {name}",
-        f"Weights of {_what(exported, run)}, pre-trained for person search, under the names of "
+        f"Weights of {_what(exported, run)}, trained for person search, under the names of "
         f"{exported.target}. `{file}.json` names every tensor.",
         "## Data and terms",
         *_data(run),
@@ -83,8 +88,7 @@ def write_card(
         *_training(run, checkpoint),
         f"The norms' running statistics are {_statistics(run, scenes)}.",
         "## What is not known",
-        f"Whether {exported.target} gains from these weights, on any benchmark: that was not measured when "
-        "they were exported. `docs/export.md` has the commands that would tell.",
+        _unknown(exported.target),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -99,6 +103,15 @@ def _statistics(run: Run, scenes: int) -> str:
 def _what(exported: Exported, run: Run) -> str:
     backbone = run.config.hybrid.model.backbone.name
     return f"a {backbone}" if exported.part == "backbone" else f"a whole model with a {backbone}"
+
+
+def _unknown(target: str) -> str:
+    if target == OWN:
+        return "How well they search: `launch/evaluate.py --weights` measures it on a benchmark."
+    return (
+        f"Whether {target} gains from these weights, on any benchmark: that was not measured when they were "
+        "exported. `docs/export.md` has the commands that would tell."
+    )
 
 
 def _loading(exported: Exported, run: Run, file: str) -> str:

@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from training.export.targets import (
     ANCHOR_RATIOS,
     ANCHOR_SIZES,
+    OWN,
     Block,
     PartName,
     Target,
@@ -65,10 +66,6 @@ class Exported:
         }
 
 
-def default_part(target: str, backbone: str) -> PartName:
-    return next(iter(find_target(target, backbone).parts))
-
-
 def export(
     target: str,
     part: PartName | None,
@@ -76,13 +73,13 @@ def export(
     model: PersonSearchConfig,
 ) -> Exported:
     """`part`: None for all that the target takes. Raises UserError if it would not be covered in full."""
-    spec = find_target(target, model.backbone.name)
-    chosen = part or default_part(target, model.backbone.name)
+    spec = find_target(target, model)
+    chosen = part or spec.default_part
     if chosen not in spec.parts:
         raise UserError(
-            f"the {target} target shares its backbone alone with this model: leave --part out."
+            f"the {target} target takes {' or '.join(spec.parts)} alone: leave --part out."
         )
-    if chosen == "model":
+    if chosen == "model" and target != OWN:
         _require_same_heads(target, model)
     blocks = spec.parts[chosen].blocks
     filled = [_fill(target, block, trained) for block in blocks]

@@ -16,16 +16,25 @@ from training.files import replacing
 SUFFIXES = (".safetensors", ".pth", ".json", ".md")
 
 
-def write_files(exported: Exported, stem: Path, origin: Mapping[str, Any], card: str) -> list[Path]:
+def write_files(
+    exported: Exported,
+    stem: Path,
+    origin: Mapping[str, Any],
+    card: str,
+    metadata: Mapping[str, str] | None = None,
+) -> list[Path]:
     """STEM.safetensors, STEM.pth as the target's loader wants it, STEM.json (the account) and STEM.md.
 
-    `origin` says which run and step. Raises UserError where they cannot be written.
+    `origin` says which run and step, `metadata` goes into the safetensors. Raises UserError where they cannot
+    be written.
     """
+    # `save_file` would make a file that nobody else may read
+    tensors = save(exported.tensors, {"format": "pt", **(metadata or {})})
     writers: dict[str, Callable[[Path], object]] = {
-        # `save_file` would make a file that nobody else may read
-        ".safetensors": lambda path: path.write_bytes(save(exported.tensors, {"format": "pt"})),
-        ".pth": lambda path: _save_pth(exported, path),
+        ".safetensors": lambda path: path.write_bytes(tensors)
     }
+    if exported.spec.pth:
+        writers[".pth"] = lambda path: _save_pth(exported, path)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         files = [_publish(stem, suffix, write) for suffix, write in writers.items()]

@@ -1,7 +1,8 @@
 """What each target shares with the trained model, under which names: one table a target, all in this file.
 
 Facts of the targets' published code: torchvision; NAE4PS, SeqNet and COAT (on torchvision's detector);
-AlignPS and ROI-AlignPS (on mmdetection 2). Names and shapes alone are theirs.
+AlignPS and ROI-AlignPS (on mmdetection 2). Names and shapes alone are theirs. `person_search` is our own
+model, for our own commands.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ import torch
 import torchvision
 
 from pipeline.errors import UserError
+from training.model.person_search import PersonSearch, PersonSearchConfig
+from training.trained import SEARCH
 
 Shapes = Mapping[str, tuple[int, ...]]
 How = Literal["copied", "for both classes", "norm folded, for both classes", "input folded"]
@@ -72,18 +75,40 @@ class Target:
     """Key under which its loader expects the tensors in a `.pth`."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else its loader reads from the `.pth`."""
+    pth: bool = True
+    """Whether its loader takes a `.pth`."""
     old_pth: bool = True
     """It may run on a PyTorch before 1.6, which cannot read today's `.pth`."""
 
+    @property
+    def default_part(self) -> PartName:
+        return next(iter(self.parts))
 
-NAMES = ("torchvision", "nae", "seqnet", "coat", "alignps", "roi_alignps")
+
+OWN = "person_search"
+NAMES = ("torchvision", "nae", "seqnet", "coat", "alignps", "roi_alignps", OWN)
+
+
+def find_target(name: str, model: PersonSearchConfig) -> Target:
+    """Raises UserError if there is none of this name, or it does not take this model's backbone."""
+    if name not in NAMES:
+        raise UserError(f"no export target `{name}`; there are: {', '.join(NAMES)}.")
+    return _own(model) if name == OWN else _of_other_code(name, model.backbone.name)
+
+
+def _own(model: PersonSearchConfig) -> Target:
+    state = PersonSearch(model, seed=0, load_weights=False).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    left = {
+        "tables.*": "identities of the data set that it is trained on next",
+        "predictor.*": "pre-training's; a run that has L_con makes its own",
+        "alignment.*": "pre-training's; a run that aligns domains makes its own",
+    }
+    return Target(RGB, {"model": Part((Block("", SEARCH, shapes),), left)}, pth=False)
 
 
 @cache
-def find_target(name: str, backbone: str) -> Target:
-    """Raises UserError if there is none of this name, or it does not take this backbone."""
-    if name not in NAMES:
-        raise UserError(f"no export target `{name}`; there are: {', '.join(NAMES)}.")
+def _of_other_code(name: str, backbone: str) -> Target:
     if not backbone.startswith("resnet"):
         raise UserError(f"the {name} target takes ResNets, and this run trained a {backbone}.")
     if name == "torchvision":

@@ -1,0 +1,101 @@
+"""One file of weights: our own commands take it as they take the run that it was exported from."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_config
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from searchset import model_of_known_norms, write_run
+from test_start import beginning
+from test_start_weights import begin_with
+
+from launch import export
+from launch.reporting.summary import in_short
+from pipeline.errors import UserError
+from training.evaluation.weights import load_weights
+from training.hybrid import HybridConfig
+from training.model.person_search import PersonSearch
+from training.run import load_run, open_trained
+
+
+def export_run(run: Path, out: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    arguments = ["export.py", str(run), "--target", target, "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+    export.main()
+    return out.with_suffix(".safetensors")
+
+
+@pytest.fixture(scope="module")
+def model() -> PersonSearch:
+    return model_of_known_norms()
+
+
+@pytest.fixture
+def file(model: PersonSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a run that is gone."""
+    run = write_run(tmp_path / "first", model)
+    file = export_run(run, tmp_path / "weights", "person_search", monkeypatch)
+    shutil.move(run, run.with_name("gone"))
+    return file
+
+
+def test_it_searches_as_its_run_did(model: PersonSearch, file: Path) -> None:
+    from_file, from_run = load_weights(file), load_weights(file.parent / "first" / "gone")
+    own = model.state_dict()
+    for name, tensor in from_file.model.state_dict().items():
+        assert torch.equal(tensor, from_run.model.state_dict()[name])
+        assert name.endswith("num_batches_tracked") or torch.equal(tensor, own[name])
+    assert from_file.model.config == from_run.model.config
+    assert (from_file.run, from_file.step, from_file.size) == ("run", 7, (64, 96))
+    assert {path.suffix for path in file.parent.glob("weights.*")} == {
+        ".safetensors",
+        ".json",
+        ".md",
+    }
+
+
+def test_a_run_begins_with_it_and_names_whose_data_it_was_trained_on(
+    model: PersonSearch, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = beginning(file, "model")
+    for name, tensor in search.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(tensor, model.state_dict()[name])
+    second = file.parent / "second" / "run"
+    begin_with(second, file, model)
+    assert "from weights.safetensors, model" in in_short(load_run(second), [], [])
+    export_run(second, file.parent / "again", "person_search", monkeypatch)
+    card = (file.parent / "again.md").read_text()
+    assert f"It began with weights of run ({file}, model, sha256 " in card
+    data = next(iter(json.loads((second / "stream.json").read_text())["manifests"]))
+    assert card.count(f"| {data} | 2 | generated |") == 2
+
+
+def test_other_settings_than_it_was_trained_for_are_named(file: Path) -> None:
+    tree = tiny_config().model_dump()
+    tree["model"]["detector"]["roi_size"] = (5, 5)
+    with pytest.raises(UserError, match=r"weights.safetensors was trained with .*roi_size"):
+        beginning(file, "model", HybridConfig.model_validate(tree))
+
+
+def test_files_for_other_code_and_damaged_ones_are_refused(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = file.parent / "first" / "gone"
+    theirs = export_run(run, tmp_path / "theirs", "torchvision", monkeypatch)
+    with pytest.raises(UserError, match=r"not which model they are of.*--target person_search"):
+        open_trained(theirs)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(file.read_bytes()[:-100])
+    for wrong in (cut, tmp_path / "weights.md"):
+        with pytest.raises(UserError, match=f"{wrong} cannot be read as weights"):
+            open_trained(wrong)
+    with safe_open(file, framework="pt") as opened:
+        said = json.loads(opened.metadata()["person_search"])
+    later = tmp_path / "later.safetensors"
+    save_file(load_file(file), later, {"person_search": json.dumps({**said, "version": 2})})
+    with pytest.raises(UserError, match="another version of this code: version"):
+        open_trained(later)
