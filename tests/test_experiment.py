@@ -15,7 +15,7 @@ from launch.experiment import claimed
 from launch.experiments.jobs import Job, needed, run_jobs
 from launch.experiments.numbers import Numbers
 from launch.experiments.plan import Planner
-from launch.experiments.records import Key, Records
+from launch.experiments.records import Key, Records, step_seconds
 from launch.experiments.results import compare, write_results
 from launch.experiments.settings import CONFIGS, NOT_DECISIVE, ClaimConfig, Experiment
 from pipeline.config import dump_config
@@ -168,7 +168,10 @@ def record(records: Records, key: Key, mean_ap: float) -> None:
     path = records.file(key)
     path.parent.mkdir(parents=True, exist_ok=True)
     origins = {
-        "runs": {"finetune": {"commit": "a" * 40 + "+", "gpus": []}},
+        "runs": {
+            "finetune-x": {"commit": "a" * 40 + "+", "gpus": [], "step_s": 0.5},
+            "pretrain-x": {"commit": "b" * 40, "gpus": [], "step_s": mean_ap},
+        },
         "evaluation": {"commit": "b" * 40},
     }
     numbers = {**NUMBERS, "mAP": mean_ap}
@@ -238,6 +241,14 @@ def finished(run: Path, config: RunConfig) -> None:
     (run / "status.json").write_text(json.dumps({"state": "finished"}))
 
 
+def test_a_step_s_time_is_that_of_the_steps_judged(tmp_path: Path) -> None:
+    lines = [
+        {"step": step, "step_s_p50": s} for step, s in ((10, 3.0), (20, 1.0), (30, 2.0), (40, 9.0))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert step_seconds(tmp_path, 30) == 2.0 and step_seconds(tmp_path, 10) == 3.0
+
+
 def test_claims_are_paired_by_world() -> None:
     values = {"a": {0: 31.0, 1: 22.0, 2: 27.0}, "b": {0: 21.0, 1: 10.0, 2: 18.0, 3: 90.0}}
 
@@ -282,9 +293,11 @@ def test_the_page_shows_records_of_today_s_settings(experiment: Experiment, tmp_
     found = Numbers.read(experiment, records)
     assert found.stale == 1 and found.of("random", "mAP", 5).keys() == {0, 1, 2}
     assert (
-        "12 records; commits aaaaaaa+, bbbbbbb; on a CPU. 1 records of other settings are left out."
-        in text
+        "12 records; commits aaaaaaa+, bbbbbbb; on a CPU. A step took 0.15 s in pre-training and 0.50 s in "
+        "fine-tuning (medians). 1 records of other settings are left out." in text
     )
+    later = next(line for line in text.splitlines() if line.startswith("Added after numbers"))
+    assert "`whole_long` > `random_long`: with its arm" in later and "`whole` >" not in later
     page.write_text("")
     with pytest.raises(UserError, match="put them back"):
         write_results(experiment, records, tmp_path)

@@ -1,5 +1,6 @@
 """What is on record, by arm and world: what tables and figures are made of."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,13 +38,26 @@ class Numbers:
         return {world: 100 * (record["numbers"][name] or 0) for world, record in found if record}
 
     def origins(self, arms: Sequence[str], worlds: int) -> str:
-        """How many records a table is made of, on what code and processors they were made."""
+        """How many records a table is made of, on what code and processors, and how long steps took there."""
         chosen = [r for (arm, world, _), r in self.by_key.items() if arm in arms and world < worlds]
         commits = {_short(run["commit"]) for r in chosen for run in r["runs"].values()}
         commits |= {_short(r["evaluation"]["commit"]) for r in chosen}
         gpus = {gpu for r in chosen for run in r["runs"].values() for gpu in run["gpus"]}
         hardware = ", ".join(sorted({r["processor"] for r in chosen} | gpus))
-        return f"{len(chosen)} records; commits {', '.join(sorted(commits))}; on {hardware}."
+        made = f"{len(chosen)} records; commits {', '.join(sorted(commits))}; on {hardware}."
+        return f"{made} {_steps(chosen)}."
+
+
+def _steps(records: Sequence[dict[str, Any]]) -> str:
+    """Medians over runs: fine-tuning's are named for their arm."""
+    took: dict[str, list[float]] = {"pre-training": [], "fine-tuning": []}
+    for record in records:
+        for name, run in record["runs"].items():
+            took["pre-training" if name.startswith("pretrain-") else "fine-tuning"].append(
+                run["step_s"]
+            )
+    said = [f"{statistics.median(s):.2f} s in {what}" for what, s in took.items() if s]
+    return f"A step took {' and '.join(said)} (medians)"
 
 
 def _short(commit: str | None) -> str:

@@ -3,6 +3,7 @@
 import datetime
 import json
 import platform
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.errors import UserError
 from training.changes import compare, spell
 from training.checkpoint import Checkpoint, step_name
 from training.files import write_atomically
+from training.metrics import METRICS_FILE
 from training.run import ENVIRONMENT_FILE, load_run
 
 FOLDER = Path(__file__).parents[2] / "docs/results"
@@ -104,11 +106,18 @@ def _describe(folder: Path, step: int) -> dict[str, Any]:
         "images": state.images,
         "sample_digest": state.sample_digest,
         "skipped": len(state.skipped),
+        "step_s": step_seconds(folder, step),
         "precision": run.config.engine.precision,
         "commit": environment["commit"],
         "torch": environment["packages"]["torch"],
         "gpus": environment["gpus"],
     }
+
+
+def step_seconds(folder: Path, step: int) -> float:
+    """Median over the first `step` steps of a run, as its log has them: of the medians of its lines."""
+    lines = map(json.loads, (folder / METRICS_FILE).read_text().splitlines())
+    return statistics.median(line["step_s_p50"] for line in lines if line["step"] <= step)
 
 
 def checkpoint(run: Path, step: int) -> Path:

@@ -102,7 +102,14 @@ def _claims(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
     yield "| claim | worlds | mean difference in mAP, 95 % interval | relative | outcome |"
     yield "|---|---|---|---|---|"
     for claim in tier.claims:
-        yield f"| `{claim.better}` > `{claim.than}` | {' | '.join(compare(claim, numbers.of))} |"
+        yield f"| {_name(claim)} | {' | '.join(compare(claim, numbers.of))} |"
+    later = [f"{_name(claim)}: {claim.added}" for claim in tier.claims if claim.added]
+    if later:
+        yield f"\nAdded after numbers had been seen: {'; '.join(later)}."
+
+
+def _name(claim: ClaimConfig) -> str:
+    return f"`{claim.better}` > `{claim.than}`"
 
 
 def compare(claim: ClaimConfig, of: Callable[..., dict[int, float]]) -> Sequence[str]:

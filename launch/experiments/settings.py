@@ -1,4 +1,4 @@
-"""What is compared with what, on which worlds: settings that are fixed before the first run."""
+"""What is compared with what, on which worlds: settings that are fixed before the runs."""
 
 import hashlib
 import json
@@ -71,6 +71,8 @@ class ClaimConfig(Config):
     better: str
     than: str
     worlds: PositiveInt
+    added: str | None = None
+    """When, if some of the tiers' runs had been seen."""
 
 
 class TierConfig(Config):
