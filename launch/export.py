@@ -15,7 +15,7 @@ from training.export.re_estimation import re_estimate
 from training.export.targets import NAMES, OWN
 from training.model.weights import with_seen_statistics
 from training.run import ENVIRONMENT_FILE, Run, build_model, load_run
-from training.trained import header
+from training.trained import header, read_header
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -42,6 +42,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    require_not_exported(Path(arguments.run), arguments.target)
     run = load_run(arguments.run)
     checkpoint = (
         run.checkpoint() if arguments.checkpoint is None else _at(run, arguments.checkpoint)
@@ -67,6 +68,19 @@ def main() -> None:
     _print_account(exported, checkpoint)
     for path in files:
         print(f"  {path}")
+
+
+def require_not_exported(path: Path, target: str) -> None:
+    """Raises UserError if `path` is a file that was exported as person_search."""
+    try:
+        found = read_header(path)
+    except UserError:  # of a folder too
+        return
+    raise UserError(
+        f"{path} was exported from a run, and an exported file cannot be exported again. The run can: it is "
+        f"named {found.run.name}, and these are its weights of step {found.step}. With its folder as RUN: "
+        f"python launch/export.py RUN --target {target} --checkpoint {found.step}"
+    )
 
 
 def _re_estimated(run: Run, checkpoint: Checkpoint, scenes: int) -> tuple[dict[str, Tensor], int]:

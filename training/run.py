@@ -314,6 +314,8 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Raises UserError if `path` is no run folder."""
     folder = RunFolder(path)
+    if folder.path.is_file():
+        raise UserError(f"{path} is a file: expected the folder of a run, with config.yaml in it.")
     for name in ("config.yaml", "stream.json", IDENTITIES_FILE, ENVIRONMENT_FILE):
         if not (folder.path / name).exists():
             raise UserError(f"{path} is not a run folder: {name} is missing in it.")

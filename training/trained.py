@@ -62,6 +62,21 @@ def header(weights: TrainedWeights) -> Header:
 
 def read_exported(path: Path) -> TrainedWeights:
     """Raises UserError if `path` was not written by `launch/export.py --target person_search`."""
+    found = read_header(path)
+    return TrainedWeights(
+        path,
+        sha256_of(path),
+        found.model,
+        found.scene_size,
+        found.run.name,
+        found.step,
+        tensors=lambda: load_file(path),
+        run=lambda: found.run,
+    )
+
+
+def read_header(path: Path) -> Header:
+    """Raises UserError as `read_exported` does."""
     try:
         with safe_open(path, framework="pt") as file:
             said = (file.metadata() or {}).get(HEADER)
@@ -74,7 +89,7 @@ def read_exported(path: Path) -> TrainedWeights:
             f"{path} holds tensors, but not which model they are of: other code reads it. {_WANTED}"
         )
     try:
-        found = Header.model_validate_json(said)
+        return Header.model_validate_json(said)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -82,16 +97,6 @@ def read_exported(path: Path) -> TrainedWeights:
             f"{path} was written by another version of this code: {where}: {first['msg']}. "
             "Use that version, or export it again."
         ) from None
-    return TrainedWeights(
-        path,
-        sha256_of(path),
-        found.model,
-        found.scene_size,
-        found.run.name,
-        found.step,
-        tensors=lambda: load_file(path),
-        run=lambda: found.run,
-    )
 
 
 _WANTED = "Name a file that `launch/export.py RUN --target person_search` wrote, or a run."
