@@ -20,7 +20,9 @@ from pipeline.samples import SampleReader
 from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.shards import QUARANTINED, ShardSet
 from pipeline.stream import Stream
+from sharding.datasets import ADAPTERS
 from training.checkpoint import State
+from training.export.card import TERMS
 from training.features import domain_probe, embed_in_plane, image_features
 from training.run import RunConfig, RunFolder, build_model
 
@@ -146,6 +148,10 @@ def test_the_card_names_sets_that_cannot_be_read_and_what_ecp_forbids(
     assert "EuroCity Persons forbids commercial use" in card
     assert "generated (read later; the set has changed since)" in card
     assert card.count("| generated |") == 3
+
+
+def test_the_card_knows_the_terms_of_every_data_set_that_can_be_sharded() -> None:
+    assert TERMS.keys() == ADAPTERS.keys()
 
 
 def test_a_missing_or_damaged_checkpoint_is_not_exported(

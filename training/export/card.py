@@ -18,7 +18,12 @@ TERMS = {
     "charge, for research only and with attribution, and is no part of a product.",
     "crowdhuman": "CrowdHuman is for non-commercial research.",
     "luperson": "LUPerson is for research.",
+    "luperson_nl": "LUPerson-NL is for research.",
     "msmt17": "MSMT17 is for academic research, under its signed agreement.",
+    "cuhk03": "CUHK03 is for academic research, given on request.",
+    "prw": "PRW is for academic research.",
+    "cuhk_sysu": "CUHK-SYSU is for academic research, given on request.",
+    "posetrack21": "PoseTrack21 is for non-commercial research, given on a signed request.",
 }
 """Data set -> what it means for weights, for short: the notes in the table come from the shard sets."""
 
