@@ -1,5 +1,7 @@
 """The model at test time: equal to NAE's steps written out, one proposal at a time."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,17 @@ from models import tiny_config, tiny_model
 from shardset import picture
 from torch import Tensor
 
+from pipeline.config import load_config
 from pipeline.errors import UserError
+from pipeline.keyed import Draws
+from pipeline.rendering.geometry import Size, scene_crop
 from training.evaluation.scenes import Scene, find_people, fit_scene, fitted
 from training.model.inference import Finder, InferenceConfig
 from training.model.norm_aware import unit
 from training.model.person_search import PersonSearch
+from training.run import RunConfig
 
+FINETUNE = Path(__file__).parent.parent / "launch/configs/finetune"
 SIZE = (64, 96)
 
 
@@ -149,6 +156,27 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         model.embedding_head.projectors["feat_res5"][0].weight[0, 0] = float("nan")
     with pytest.raises(UserError, match="not finite"):
         find_people(Finder(model, InferenceConfig()), scenes(1), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("prw", (1080, 1920)),
+        ("prw", (576, 720)),
+        ("cuhk_sysu", (600, 800)),
+        ("cuhk_sysu", (800, 600)),
+        ("cuhk_sysu", (450, 800)),
+        ("posetrack21", (720, 1280)),
+    ],
+)
+def test_fine_tuning_shows_people_as_large_as_evaluation_does(
+    name: str, image: tuple[int, int]
+) -> None:
+    stream = load_config(RunConfig, FINETUNE / f"{name}.yaml").stream
+    short, long = sorted(stream.scene_size)
+    view = Size(*stream.scene_size)
+    shown = scene_crop(Size(*image), view, stream.views.scene_scale, Draws("any"))
+    assert shown.size == fitted(*image, (short, long))
 
 
 @pytest.mark.parametrize(
