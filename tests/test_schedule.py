@@ -62,10 +62,20 @@ def test_every_trainable_parameter_is_in_one_group(kind: str) -> None:
     }
 
 
-def test_decay_of_vectors_is_a_switch() -> None:
-    config = PLAIN.model_copy(update={"decay_vectors": True, "weight_decay": 0.1})
-    groups = build_optimizer(small_model(), config, 5).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.1]
+@pytest.mark.parametrize(("switch", "spared"), [(True, set()), ("norms", {"1.bias", "2.bias"})])
+def test_decay_of_vectors_is_a_switch(switch: bool | str, spared: set[str]) -> None:
+    config = OptimiserConfig.model_validate(
+        {**PLAIN.model_dump(), "decay_vectors": switch, "weight_decay": 0.1}
+    )
+    model = small_model()
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {
+        names[id(p)]: group["weight_decay"]
+        for group in build_optimizer(model, config, 5).param_groups
+        for p in group["params"]
+    }
+    trained = {"0.weight", "1.weight", "1.bias", "2.weight", "2.bias"}
+    assert found == {name: 0.0 if name in spared else 0.1 for name in trained}
 
 
 def test_set_lr_moves_all_groups() -> None:

@@ -21,8 +21,8 @@ class OptimiserConfig(Config):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """SGD's momentum, AdamW's first beta."""
     weight_decay: float = Field(default=5e-4, ge=0)
-    decay_vectors: bool = False
-    """Weight decay on biases and normalisation parameters too, as SeqNet does; NAE spares biases alone."""
+    decay_vectors: bool | Literal["norms"] = False
+    """Weight decay on norms' weights too, as NAE has it (`norms`), or on biases as well, as SeqNet."""
     warmup_steps: int = Field(default=500, ge=0)
     """Steps of linear growth from 0 to the peak."""
     decay: Literal["step", "cosine", "none"] = "step"
@@ -67,7 +67,7 @@ def build_optimizer(
     members: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 or config.decay_vectors
+            decayed = parameter.ndim > 1 or _is_decayed_vector(name, config)
             members.setdefault((decayed, name in constant_lr), []).append(parameter)
     lr = peak_lr(config, global_batch)
     groups: list[dict[str, Any]] = [
@@ -83,6 +83,12 @@ def build_optimizer(
     if config.kind == "sgd":
         return SGD(groups, lr=lr, momentum=config.momentum, fused=fused)
     return AdamW(groups, lr=lr, betas=(config.momentum, 0.999), fused=fused)
+
+
+def _is_decayed_vector(name: str, config: OptimiserConfig) -> bool:
+    if config.decay_vectors == "norms":
+        return name.rsplit(".", 1)[-1] != "bias"
+    return config.decay_vectors
 
 
 def set_lr(optimizer: Optimizer, config: OptimiserConfig, step: int, steps: int) -> float:
