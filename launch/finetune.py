@@ -22,13 +22,7 @@ def main() -> None:
 
 def require_fine_tuning(config: RunConfig, path: str) -> None:
     """Raises UserError if something of pre-training is left in the settings."""
-    left = {
-        "stream.canvas_batch": config.stream.canvas_batch,
-        "hybrid.weights.similarity": config.hybrid.weights.similarity,
-        "hybrid.alignment.tasks": list(config.hybrid.alignment.tasks),
-    }
-    wrong = [name for name, value in left.items() if value]
-    if wrong:
+    if wrong := config.of_pre_training:
         raise UserError(
             f"{path}: fine-tuning takes scenes alone and has no heads of pre-training: {', '.join(wrong)} "
             "must be 0 or empty. launch/pretrain.py trains with them."

@@ -38,8 +38,8 @@ def main() -> None:
         what_came_out(folder),
     ]
     out = Path(arguments.out) if arguments.out else folder / "report.html"
-    title = f"Hybrid pre-training: {folder.name}"
-    write_atomically(out, page.document(title, str(folder), sections))
+    kind = "Hybrid pre-training" if run.config.of_pre_training else "Fine-tuning"
+    write_atomically(out, page.document(f"{kind}: {folder.name}", str(folder), sections))
     print(out)
 
 

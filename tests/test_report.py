@@ -169,6 +169,30 @@ def test_a_missing_or_damaged_checkpoint_is_not_exported(
     assert not (run.path / "export").exists()
 
 
+def without_pre_training(config: RunConfig) -> RunConfig:
+    tree = config.model_dump()
+    tree["stream"] |= {"canvases": [], "canvas_batch": 0}
+    tree["hybrid"]["weights"]["similarity"] = 0
+    tree["hybrid"]["alignment"]["tasks"] = ()
+    return RunConfig.model_validate(tree)
+
+
+def test_fine_tuning_is_named_and_nothing_is_said_of_canvases_and_domain_losses(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_pre_training = ("Hybrid pre-training: ", "canvases", "Domain losses")
+    for name, settings in (("pretrain", config), ("finetune", without_pre_training(config))):
+        run = make_run(settings, tmp_path / name)
+        line = metrics_line(1)
+        if name == "finetune":
+            line["losses"] = {"oim": 1.0}
+        (run.path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        text = write_report(monkeypatch, run.path, "--samples", "0")
+        assert ("Fine-tuning: finetune" in text) == (name == "finetune")
+        for sentence in of_pre_training:
+            assert (sentence in text) == (name == "pretrain")
+
+
 def test_a_run_without_a_step_is_reported_too(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,16 @@ class RunConfig(Config):
             self.hybrid.model.backbone.require_trained()
         return self
 
+    @property
+    def of_pre_training(self) -> list[str]:
+        """Names of the settings that are on and that only pre-training has: none in fine-tuning."""
+        settings = {
+            "stream.canvas_batch": self.stream.canvas_batch,
+            "hybrid.weights.similarity": self.hybrid.weights.similarity,
+            "hybrid.alignment.tasks": self.hybrid.alignment.tasks,
+        }
+        return [name for name, value in settings.items() if value]
+
 
 def require_same_start(
     going_on: Checkpoint | None, start: StartConfig | None, device: torch.device

@@ -53,14 +53,15 @@ def open_inputs(config: StreamConfig) -> list[Input]:
 
 
 def what_went_in(inputs: Sequence[Input], ledgers: Sequence[Path]) -> Html:
+    canvases = ", canvases as stored" if any(one.kind == "canvases" for one in inputs) else ""
     return page.section(
         "What went in",
         _overview(inputs),
         page.mark_legend(),
         *(_dataset(one) for one in inputs),
         _replaced(ledgers),
-        lead="The shard sets that the stream drew from. Pictures are spread evenly over each set, "
-        "canvases as stored.",
+        lead="The shard sets that the stream drew from. Pictures are spread evenly over each set"
+        f"{canvases}.",
     )
 
 

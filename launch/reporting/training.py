@@ -22,7 +22,7 @@ def how_training_went(lines: Sequence[Line]) -> Html:
     curves = Curves(lines)
     return page.section(
         "How training went",
-        page.block("Losses fall?", trend_table(curves), lead=TREND_NOTE),
+        page.block("Losses fall?", trend_table(curves), lead=_trend_note(curves)),
         page.block("Losses", page.columns(*_losses(curves))),
         page.block("Features and tables", page.columns(*health_plots(curves))),
         page.block("Optimiser and speed", page.columns(*_speed(curves))),
@@ -33,9 +33,15 @@ def how_training_went(lines: Sequence[Line]) -> Html:
 
 TREND_NOTE = (
     "Mean of the last tenth of the lines against that of the second tenth (the first is warm-up). OIM is "
-    "divided by log(1 + active rows), because its softmax grows with the table. Domain losses are "
-    "adversarial: the features work against them, so no direction is right."
+    "divided by log(1 + active rows), because its softmax grows with the table."
 )
+DOMAINS_NOTE = (
+    " Domain losses are adversarial: the features work against them, so no direction is right."
+)
+
+
+def _trend_note(curves: Curves) -> str:
+    return TREND_NOTE + (DOMAINS_NOTE if _alignment_tasks(curves.names("losses")) else "")
 
 
 def trend_table(curves: Curves) -> Html:
