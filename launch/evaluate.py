@@ -64,8 +64,8 @@ def main() -> None:
     reader, weights = SampleReader(shard_set), load_weights(arguments.weights)
     queries, out = query_boxes(tables.values()), Path(arguments.out)
     prepare_evaluation(out)
-    plan = make_plan(reader, weights, config, queries, out)
     device = choose_device()
+    plan = make_plan(reader, weights, config, queries, device, out)
     weights.model.to(device)
 
     rank, world_size = launched_rank(), launched_world_size()

@@ -28,7 +28,13 @@ from launch.evaluation.meeting import meet
 from pipeline.errors import UserError, run_command
 from pipeline.samples import SampleReader
 from pipeline.shards import ShardSet
-from training.evaluation.detections import Gathered, Plan, gather
+from training.evaluation.detections import (
+    EvaluationConfig,
+    Gathered,
+    Plan,
+    gather,
+    make_plan,
+)
 from training.evaluation.scenes import decode_scene, find_people
 from training.evaluation.weights import load_weights
 from training.model.inference import Finder, InferenceConfig
@@ -352,6 +358,27 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     evaluate.main()
+
+
+def test_convolutions_are_whole_fp32_ones(
+    setup: Setup, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not PyTorch's default, TF32, which counts on a GPU alone."""
+    shutil.copytree(out, tmp_path / "out")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    run_here(monkeypatch, *setup.arguments(tmp_path / "out"))
+    assert not torch.backends.cudnn.allow_tf32
+    environment = results(tmp_path / "out")["environment"]
+    assert (environment["device"], environment["precision"]) == ("cpu", "fp32")
+
+
+def test_what_cpus_and_gpus_find_is_not_mixed(setup: Setup, tmp_path: Path) -> None:
+    reader, weights = SampleReader(ShardSet(str(setup.data))), load_weights(setup.run)
+    cpu, first, second = (
+        make_plan(reader, weights, EvaluationConfig(), {}, torch.device(name), tmp_path).folder
+        for name in ("cpu", "cuda:0", "cuda:1")
+    )
+    assert cpu != first == second
 
 
 def test_what_does_not_change_detections_uses_them_again(

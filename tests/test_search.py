@@ -79,6 +79,12 @@ def test_the_most_confident_person_is_found_again(
     assert "6 pictures" in page and "at step 7" in page
 
 
+def test_convolutions_are_whole_fp32_ones(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    run_search(monkeypatch, place, str(place.query))
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_a_box_says_whom(
     monkeypatch: pytest.MonkeyPatch, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:

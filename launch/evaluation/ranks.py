@@ -11,12 +11,14 @@ from launch.evaluation.outputs import QUERIES
 from pipeline.errors import UserError
 from training.evaluation.detections import Evaluator, Plan, remove_leftovers
 from training.evaluation.weights import Weights
+from training.speed import SpeedConfig, choose_kernels
 
 POLL_S = 0.5
 
 
 def choose_device() -> torch.device:
-    """This rank's GPU, or the CPU."""
+    """This rank's GPU, or the CPU. In whole fp32: PyTorch's default in convolutions on a GPU is TF32."""
+    choose_kernels(SpeedConfig())
     if not torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu":
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -40,7 +42,8 @@ def begin(out: Path, plan: Plan, weights: Weights, rank: int, world_size: int) -
         if plans != first:
             raise UserError(
                 f"rank {other} would evaluate {plans}, and rank 0 {first}: a checkpoint or a shard set was "
-                "written while they started. Evaluate again; --weights RUN/checkpoints/step-* names one."
+                "written while they started, or one has a GPU and the other none. Evaluate again; "
+                "--weights RUN/checkpoints/step-* names one, DS_ACCELERATOR=cpu leaves GPUs alone."
             )
     return meeting
 

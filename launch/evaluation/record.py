@@ -36,6 +36,7 @@ def describe(
         "settings": settings,
         "environment": {
             "device": torch.cuda.get_device_name(device) if gpu else "cpu",
+            "precision": "fp32",  # `choose_device`
             "packages": {name: version(name) for name in PACKAGES},
             "commit": git_commit(),
         },

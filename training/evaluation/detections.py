@@ -1,7 +1,8 @@
 """What a model finds in all images of a shard set, in chunks, so that a killed evaluation goes on.
 
 OUT/detections/DIGEST/000012.parquet: a row an image. The digest is of all that decides the content:
-weights, settings, the set and the queries of its protocols. Chunks are the same for any number of ranks.
+weights, settings, the set, the queries of its protocols, and whether a CPU or a GPU computes. Chunks are the
+same for any number of ranks.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
@@ -124,8 +126,10 @@ def make_plan(
     weights: Weights,
     config: EvaluationConfig,
     queries: QueryBoxes,
+    device: torch.device,
     out: Path,
 ) -> Plan:
+    """Of what is computed on such a device: a CPU and a GPU round differently, and fill different folders."""
     places = tuple((s, slot) for s, slots in enumerate(reader.slots) for slot in range(slots))
     decides = {
         "format": FORMAT,
@@ -135,6 +139,7 @@ def make_plan(
         "size": config.scene_size(weights),
         "set": reader.shard_set.manifest_sha256,
         "queries": list(queries.items()),
+        "device": device.type,
     }
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     return Plan(places, config.chunk, out / "detections" / digest[:16])
