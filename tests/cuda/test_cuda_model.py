@@ -1,4 +1,4 @@
-"""The model on a GPU: what it computes on the CPU, and trained with all that makes it fast."""
+"""The model on a GPU: what it computes and finds on the CPU, and trained with all that makes it fast."""
 
 import copy
 import math
@@ -18,6 +18,8 @@ from training.speed import SpeedConfig, choose_kernels, prepare
 
 HEAVY: dict[str, Any] = {"jitter": 1, "blur": 1, "erase": 1, "match_height": 4}
 FAST = SpeedConfig(compile=True)
+FOUND_BOUNDS = {"boxes": 1e-3, "scores": 1e-5, "embeddings": 5e-5, "asked": 5e-5}
+"""Boxes in pixels. Ten times what weights that are 1e-6 off change, and less than what TF32 does."""
 
 
 def forward(model: HybridModel, batch: Batch, step: int = 1) -> StepOutput:
@@ -121,6 +123,29 @@ def test_views_rendered_on_it_are_those_of_the_cpu(
     for ours, theirs in zip(images.to("cpu").views, images.to(cuda).views, strict=True):
         assert _largest_difference(ours.pixels, theirs.pixels) <= 2
         assert torch.equal(ours.use, theirs.use.cpu())
+
+
+def test_finds_whom_the_cpu_finds(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device and with the kernels of evaluation and search."""
+    from test_inference import scenes, trained_model  # OpenCV again
+
+    from launch.evaluation.ranks import choose_device
+    from training.evaluation.scenes import find_people
+    from training.model.inference import Finder, InferenceConfig
+
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    model, device = trained_model(), choose_device()
+    assert device.type == cuda.type
+    ours, theirs = (
+        find_people(Finder(copy.deepcopy(model).to(place), InferenceConfig()), scenes(4), 2)
+        for place in (torch.device("cpu"), device)
+    )
+    for on_cpu, on_gpu in zip(ours, theirs, strict=True):
+        assert len(on_cpu.scores) > 5
+        for name, bound in FOUND_BOUNDS.items():
+            expected, computed = getattr(on_cpu, name), getattr(on_gpu, name)
+            torch.testing.assert_close(computed, expected, rtol=0, atol=bound)
 
 
 def _largest_difference(first: Tensor, second: Tensor) -> int:
