@@ -6,11 +6,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from launch.evaluation.recorded import evaluations_of
 from pipeline.errors import UserError, run_command
 from training.checkpoint import Checkpoint, step_name
 from training.export.card import write_card
 from training.export.exported import Exported, export
 from training.export.files import SUFFIXES, write_files
+from training.export.measured import Evaluation
 from training.export.re_estimation import re_estimate
 from training.export.targets import NAMES, OWN
 from training.model.weights import with_seen_statistics
@@ -61,7 +63,8 @@ def main() -> None:
         "statistics_from_scenes": scenes or None,
     }
     stem = _stem(arguments.out) if arguments.out else _default_stem(run, exported)
-    card = write_card(exported, run, checkpoint, stem.name, scenes)
+    evaluations = [] if scenes else _evaluations(run, checkpoint)
+    card = write_card(exported, run, checkpoint, stem.name, scenes, evaluations)
     own = exported.target == OWN
     metadata = header(run.weights(checkpoint)).metadata() if own else None
     files = write_files(exported, stem, origin, card, metadata)
@@ -90,6 +93,13 @@ def _re_estimated(run: Run, checkpoint: Checkpoint, scenes: int) -> tuple[dict[s
     slices = environment["world_size"] * run.config.engine.accumulation
     seen = re_estimate(model.search, run.config, run.identities, slices, scenes)
     return model.state_dict(), seen
+
+
+def _evaluations(run: Run, checkpoint: Checkpoint) -> list[Evaluation]:
+    found = evaluations_of(run.folder.path, checkpoint.sha256)
+    for file in (file for file, one in found.items() if one is None):
+        print(f"note: {file} cannot be read as an evaluation: the card says nothing of it.")
+    return [one for one in found.values() if one is not None]
 
 
 def _at(run: Run, step: int) -> Checkpoint:

@@ -220,20 +220,20 @@ def console_table(summary: Mapping[str, Any]) -> str:
     ranked = ("mAP", *(f"top{k}" for k in TOP))
     rows = []
     for name, one in summary["search"].items():
-        found = [_percent(one[key]) for key in (*ranked, "recall")]
-        alone = [_percent(one["annotated_boxes"][key]) for key in ranked]
+        found = [percent(one[key]) for key in (*ranked, "recall")]
+        alone = [percent(one["annotated_boxes"][key]) for key in ranked]
         rows += [[name, f"{one['queries']:,}", *found], [ANNOTATED_ROW, "", *alone, ""]]
     detection = [
-        f"detection, {name}: recall {_percent(one['recall'])}"
-        + (f", AP {_percent(one['ap'])}" if "ap" in one else "")
+        f"detection, {name}: recall {percent(one['recall'])}"
+        + (f", AP {percent(one['ap'])}" if "ap" in one else "")
         + f" of {one['people']:,} people, {one['detections']:,} detections"
         for name, one in summary["detection"].items()
     ]
     return "\n".join([*_aligned([header, *rows]), *detection])
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The model card beside an export: data and their terms, how it was trained, how it is loaded."""
+"""The model card beside an export: data, their terms, how it was trained and loads, what was measured."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoint import Checkpoint
+from training.export import measured
 from training.export.exported import Exported
+from training.export.measured import Evaluation
 from training.export.targets import OWN
 from training.metrics import METRICS_FILE
 from training.provenance import data_sets, first_weights
@@ -62,9 +64,15 @@ ROI_ALIGNPS_KEYS = {
 
 
 def write_card(
-    exported: Exported, run: Run, checkpoint: Checkpoint, file: str, scenes: int = 0
+    exported: Exported,
+    run: Run,
+    checkpoint: Checkpoint,
+    file: str,
+    scenes: int = 0,
+    evaluations: Sequence[Evaluation] = (),
 ) -> str:
-    """Markdown. `file`: the export's name, no suffix; `scenes`: on how many statistics were re-estimated."""
+    """Markdown. `file`: the export's name, no suffix; `scenes`: on how many statistics were re-estimated;
+    `evaluations`: of `checkpoint`, so none where they were."""
     name = run.folder.path.name
     sections = [
         f"# {file}: step {checkpoint.state.step} of {name}",
@@ -92,8 +100,9 @@ def write_card(
         "## How it was trained",
         *_training(run, checkpoint),
         f"The norms' running statistics are {_statistics(run, scenes)}.",
+        *_measured(evaluations),
         "## What is not known",
-        _unknown(exported.target),
+        _unknown(exported.target, evaluations),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -110,9 +119,18 @@ def _what(exported: Exported, run: Run) -> str:
     return f"a {backbone}" if exported.part == "backbone" else f"a whole model with a {backbone}"
 
 
-def _unknown(target: str) -> str:
+def _measured(evaluations: Sequence[Evaluation]) -> list[str]:
+    if not evaluations:
+        return []
+    table = _table(measured.HEADER, measured.rows(evaluations))
+    limits = measured.limits(evaluations)
+    return ["## What was measured", measured.ABOUT, table, measured.COLUMNS, *limits]
+
+
+def _unknown(target: str, evaluations: Sequence[Evaluation]) -> str:
     if target == OWN:
-        return "How well they search: `launch/evaluate.py --weights` measures it on a benchmark."
+        elsewhere = " on other data, or with other settings, than above" if evaluations else ""
+        return f"How well they search{elsewhere}: `launch/evaluate.py --weights` measures it on a benchmark."
     return (
         f"Whether {target} gains from these weights, on any benchmark: that was not measured when they were "
         "exported. `docs/export.md` has the commands that would tell."
