@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.io import loadmat
 from searchset import TEST_SPLITS, write_search_set
 
@@ -14,16 +16,17 @@ from pipeline.annotation import Annotation, Person
 from pipeline.errors import UserError
 from pipeline.samples import SampleReader
 from pipeline.shards import ShardSet
-from training.evaluation.benchmarks import benchmark_of
+from training.evaluation.benchmarks import are_in_regions, benchmark_of, polygon
 from training.evaluation.found import Detections, starts
+from training.evaluation.overlap import polygon_iou
 from training.evaluation.protocols import (
     Asked,
     Images,
     People,
+    are_ignored,
     ask,
     named_keys,
     query_boxes,
-    without_ignored,
 )
 
 Places = list[tuple[str, list[float]]]
@@ -218,9 +221,53 @@ def test_detections_in_regions_to_ignore(dataset: str, kept: list[int]) -> None:
     images = a_frame((Person(box=(0, 0, 40, 50), identity="search:1"), triangle))
     found = boxes_found((0, 0, 40, 50), (60, 60, 100, 100), (5, 0, 45, 50))
     benchmark = benchmark_of(dataset)
-    left = without_ignored(found, People.annotated(images, benchmark), images, benchmark)
+    people = People.annotated(images, benchmark)
+    left = found.where(~are_ignored(found, people, images, benchmark))
     assert left.boxes.tolist() == found.boxes[kept].tolist()
     assert left.first.tolist() == [0, len(kept)]
+
+
+SIDES = st.integers(0, 12)
+BOXES = st.tuples(SIDES, SIDES, st.integers(0, 6), st.integers(0, 6)).map(
+    lambda one: (float(one[0]), float(one[1]), float(one[0] + one[2]), float(one[1] + one[3]))
+)
+OUTLINES = st.none() | st.lists(st.tuples(SIDES, SIDES), max_size=6)
+"""Of any shape: crossing themselves, without an area, without a corner."""
+
+
+def a_region(box: tuple[float, ...], outline: list[tuple[int, int]] | None) -> Person:
+    x, y = ([corner[axis] for corner in outline or ()] for axis in (0, 1))
+    return Person(box=box, ignore=True, extra={} if outline is None else {"x": x, "y": y})
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(BOXES, max_size=6),
+    st.lists(st.builds(a_region, BOXES, OUTLINES), max_size=4),
+    st.sampled_from([0.01, 0.1, 0.5]),
+)
+def test_which_detections_lie_in_regions(
+    boxes: list[tuple[float, ...]], regions: list[Person], least: float
+) -> None:
+    """Pair by pair."""
+    expected = [any(polygon_iou(b, polygon(r)) > least for r in regions) for b in boxes]
+    found = are_in_regions(np.array(boxes).reshape(-1, 4), regions, least)
+    assert found.tolist() == expected
+
+
+def test_only_what_may_overlap_is_compared_with_a_polygon(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[list[float]] = []
+
+    def counted(box: np.ndarray, outline: np.ndarray) -> float:
+        compared.append(box.tolist())
+        return polygon_iou(box, outline)
+
+    monkeypatch.setattr("training.evaluation.benchmarks.polygon_iou", counted)
+    boxes = np.array([(10.0 * n, 0.0, 10.0 * n + 10, 10.0) for n in range(50)])
+    regions = [a_region((120, 0, 140, 10), None), a_region((125, 20, 135, 30), None)]
+    found = are_in_regions(boxes, [*regions, *regions], 0.1)
+    assert np.flatnonzero(found).tolist() == [12, 13]
+    assert compared == boxes[12:14].tolist()
 
 
 def test_people_without_an_identity_are_detected_and_not_asked_for() -> None:

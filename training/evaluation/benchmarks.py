@@ -71,9 +71,14 @@ def benchmark_of(dataset: str) -> Benchmark:
     return BENCHMARKS.get(dataset, Benchmark(as_annotated))
 
 
-def is_in_region(box: Sequence[float], regions: Sequence[Person], least_iou: float) -> bool:
-    """Whether a detection overlaps one of the regions by more than `least_iou`."""
-    return any(polygon_iou(box, polygon(region)) > least_iou for region in regions)
+def are_in_regions(boxes: Boxes, regions: Sequence[Person], least_iou: float) -> NDArray[np.bool_]:
+    """(N,) which detections overlap one of the regions by more than `least_iou`, which is above 0."""
+    inside = np.zeros(len(boxes), bool)
+    for outline in map(polygon, regions):
+        low, high = outline.min(0, initial=np.inf), outline.max(0, initial=-np.inf)
+        near = ((boxes[:, :2] < high) & (boxes[:, 2:] > low)).all(1) & ~inside
+        inside[near] = [polygon_iou(box, outline) > least_iou for box in boxes[near]]
+    return inside
 
 
 def polygon(region: Person) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.annotation import Annotation, Box
-from training.evaluation.benchmarks import Benchmark, is_in_region
+from training.evaluation.benchmarks import Benchmark, are_in_regions
 from training.evaluation.detection import match
 from training.evaluation.found import Detections, Grouped
 from training.evaluation.overlap import Boxes
@@ -153,22 +153,20 @@ def ask(
     )
 
 
-def without_ignored(
+def are_ignored(
     found: Detections, people: Grouped, images: Images, benchmark: Benchmark
-) -> Detections:
-    """Without detections in regions to ignore that are no person, where the benchmark says so."""
+) -> NDArray[np.bool_]:
+    """(N,) which detections lie in regions to ignore and are no person, where the benchmark says so."""
+    ignored = np.zeros(len(found.boxes), bool)
     if benchmark.ignore_iou is None:
-        return found
-    regions = [
-        [person for person in one.persons if person.ignore] if one else []
-        for one in images.annotations
-    ]
+        return ignored
     right = match(found, people)
-    ignored = [
-        not right[row] and is_in_region(found.boxes[row], regions[image], benchmark.ignore_iou)
-        for row, image in enumerate(found.image().tolist())
-    ]
-    return found.where(~np.array(ignored, bool))
+    for image, annotation in enumerate(images.annotations):
+        regions = [person for person in annotation.persons if person.ignore] if annotation else []
+        rows = found.rows(np.array([image]))
+        wrong = rows[~right[rows]]
+        ignored[wrong] = are_in_regions(found.boxes[wrong], regions, benchmark.ignore_iou)
+    return ignored
 
 
 def _galleries(table: pa.Table, number: Mapping[str, int]) -> list[Rows | None]:

@@ -18,9 +18,9 @@ from training.evaluation.protocols import (
     Asked,
     Images,
     People,
+    are_ignored,
     ask,
     named_keys,
-    without_ignored,
 )
 from training.evaluation.search import TOP, Search, SearchResult
 
@@ -149,7 +149,8 @@ def outcome(
     lost = sorted(named - set(gathered.keys))
     images = Images((*gathered.keys, *lost), (*gathered.annotations, *[None] * len(lost)))
     people = People.annotated(images, benchmark)
-    found = without_ignored(_with_lost(gathered.detections, len(lost)), people, images, benchmark)
+    found = _with_lost(gathered.detections, len(lost))
+    found = found.where(~are_ignored(found, people, images, benchmark))
     searched = found.where(found.scores >= config.search_score)
     annotated = _as_detections(people, gathered)
     results = []
