@@ -381,6 +381,19 @@ def test_what_cpus_and_gpus_find_is_not_mixed(setup: Setup, tmp_path: Path) -> N
     assert cpu != first == second
 
 
+def test_embeddings_are_those_of_whom_is_searched(
+    setup: Setup, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_here(monkeypatch, *setup.arguments(tmp_path / "out", "--set", "search_score=0.954"))
+    whole, fewer = gathered(setup, out), gathered(setup, tmp_path / "out")
+    searched = whole.found.scores >= 0.954
+    assert 50 < searched.sum() < len(searched) - 50
+    assert fewer.found.scores.tolist() == whole.found.scores.tolist()
+    expected = whole.detections.where(searched)
+    for name in ("first", "boxes", "scores", "embeddings"):
+        np.testing.assert_array_equal(getattr(fewer.detections, name), getattr(expected, name))
+
+
 def test_what_does_not_change_detections_uses_them_again(
     setup: Setup, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.samples import SampleReader
 from pipeline.shards import ShardSet
 from training.evaluation.benchmarks import are_in_regions, benchmark_of, polygon
+from training.evaluation.detections import EvaluationConfig, Gathered
 from training.evaluation.found import Detections, starts
 from training.evaluation.overlap import polygon_iou
 from training.evaluation.protocols import (
@@ -28,6 +30,7 @@ from training.evaluation.protocols import (
     named_keys,
     query_boxes,
 )
+from training.evaluation.results import outcome
 
 Places = list[tuple[str, list[float]]]
 """Gallery images, and where the person is there."""
@@ -225,6 +228,30 @@ def test_detections_in_regions_to_ignore(dataset: str, kept: list[int]) -> None:
     left = found.where(~are_ignored(found, people, images, benchmark))
     assert left.boxes.tolist() == found.boxes[kept].tolist()
     assert left.first.tolist() == [0, len(kept)]
+
+
+def test_whom_a_region_hides_is_not_searched() -> None:
+    """Though fewer are searched than are found."""
+    hidden = Person(box=(100, 0, 200, 100), ignore=True)
+    images = a_frame((Person(box=(0, 0, 40, 50), identity="search:1"), hidden))
+    person, nobody, inside = (0, 0, 40, 50), (60, 0, 90, 50), (110, 0, 190, 90)
+    found = boxes_found(person, nobody, inside, person)
+    found = replace(found, first=starts([2, 2]))
+    searched = np.array([True, False, True, False])
+    gathered = Gathered(
+        ("posetrack21/val/a", "posetrack21/val/b"),
+        images.annotations * 2,
+        problems={},
+        found=found,
+        searched=searched,
+        detections=found.where(searched),
+        known=(np.ones((1, 1), np.float32),) * 2,
+    )
+    benchmark = benchmark_of("posetrack21")
+    result = outcome(gathered, {}, {}, benchmark, EvaluationConfig(), {})
+    assert result.found.boxes.tolist() == found.boxes[[0, 1, 3]].tolist()
+    assert result.searched.boxes.tolist() == found.boxes[:1].tolist()
+    assert result.searched.first.tolist() == [0, 1, 1]
 
 
 SIDES = st.integers(0, 12)

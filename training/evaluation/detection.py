@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.found import Detections, Grouped
+from training.evaluation.found import Grouped, Scored
 from training.evaluation.overlap import iou
 from training.evaluation.precision import summed_precision
 
@@ -23,7 +23,7 @@ class DetectionResult:
 
 
 def detection_result(
-    detections: Detections, people: Grouped, right: NDArray[np.bool_]
+    detections: Scored, people: Grouped, right: NDArray[np.bool_]
 ) -> DetectionResult:
     """`right`: what `match` says of `detections`. NaN where there is nobody to be found."""
     number = len(people.boxes)
@@ -36,7 +36,7 @@ def detection_result(
     )
 
 
-def match(detections: Detections, people: Grouped) -> NDArray[np.bool_]:
+def match(detections: Scored, people: Grouped) -> NDArray[np.bool_]:
     """(N,) which detections are a person: each the best of the other, with an IoU of MATCH_IOU or more.
 
     The best of a detection is the person that overlaps it most, the best of a person the detection that

@@ -28,7 +28,7 @@ from pipeline.errors import UserError
 from pipeline.rendering.decode import DecodeError
 from pipeline.samples import BadSample, SampleReader
 from pipeline.shards import parquet_bytes, read_parquet
-from training.evaluation.found import Detections, joined, starts
+from training.evaluation.found import Detections, Scored, joined, starts
 from training.evaluation.scenes import Scene, decode_scene, find_people
 from training.evaluation.weights import Weights
 from training.files import replacing
@@ -228,7 +228,12 @@ class Gathered:
     annotations: tuple[Annotation | None, ...]
     problems: dict[str, str]
     """By key."""
+    found: Scored
+    """From `min_score` up."""
+    searched: NDArray[np.bool_]
+    """(N,) which of them have the search score or more ..."""
     detections: Detections
+    """... and these, with embeddings."""
     known: tuple[NDArray[np.float32], ...]
     """Of each image, embeddings (K, D) of its `known_boxes`; none where it could not be read."""
 
@@ -236,20 +241,23 @@ class Gathered:
 def gather(plan: Plan, width: int) -> Gathered:
     """`width`: of the embeddings. Raises UserError on a chunk that is not there or is damaged."""
     rows = [row for chunk in plan.chunks for row in _read(plan.file(chunk)) if row.key is not None]
-    embeddings = [np.zeros((len(row.scores), width), np.float32) for row in rows]
-    for row, whole in zip(rows, embeddings):
-        some = row.embeddings.reshape(-1, width)
-        whole[: len(some)] = some
+    found = Scored(
+        starts([len(row.scores) for row in rows]),
+        joined([row.boxes.astype(np.float64) for row in rows], 4),
+        np.concatenate([np.zeros(0, np.float32), *(row.scores for row in rows)]),
+    )
+    vectors = [row.embeddings.reshape(-1, width) for row in rows]
+    embedded = [np.arange(len(row.scores)) < len(some) for row, some in zip(rows, vectors)]
+    searched = np.concatenate([np.zeros(0, bool), *embedded])
+    some = found.where(searched)
+    embeddings = np.concatenate([np.zeros((0, width), np.float32), *vectors])
     return Gathered(
         keys=tuple(str(row.key) for row in rows),
         annotations=tuple(row.annotation for row in rows),
         problems={str(row.key): row.problem for row in rows if row.problem},
-        detections=Detections(
-            starts([len(row.scores) for row in rows]),
-            joined([row.boxes.astype(np.float64) for row in rows], 4),
-            np.concatenate([np.zeros(0, np.float32), *(row.scores for row in rows)]),
-            np.concatenate([np.zeros((0, width), np.float32), *embeddings]),
-        ),
+        found=found,
+        searched=searched,
+        detections=Detections(some.first, some.boxes, some.scores, embeddings),
         known=tuple(row.known.reshape(-1, width) for row in rows),
     )
 

@@ -1,7 +1,8 @@
 """What a model found in the images of a benchmark, as arrays over all images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,19 +39,30 @@ class Grouped:
 
 
 @dataclass(frozen=True)
-class Detections(Grouped):
-    """Of an image, the most confident first."""
+class Scored(Grouped):
+    """Detections. Of an image, the most confident first."""
 
     scores: NDArray[np.float32]
     """(N,)"""
-    embeddings: NDArray[np.float32]
-    """(N, D) of length 1. Zeros below the score from which detections are searched."""
 
-    def where(self, kept: NDArray[np.bool_]) -> "Detections":
-        before = starts(kept)
-        return Detections(
-            before[self.first], self.boxes[kept], self.scores[kept], self.embeddings[kept]
-        )
+    def where(self, kept: NDArray[np.bool_]) -> Self:
+        if kept.all():
+            return self
+        names = [field.name for field in fields(self) if field.name != "first"]
+        rows = {name: getattr(self, name)[kept] for name in names}
+        return replace(self, first=starts(kept)[self.first], **rows)
+
+    def with_empty(self, images: int) -> Self:
+        """With so many images more, in which nothing is found."""
+        return replace(self, first=np.append(self.first, np.full(images, self.first[-1])))
+
+
+@dataclass(frozen=True)
+class Detections(Scored):
+    """That can be searched."""
+
+    embeddings: NDArray[np.float32]
+    """(N, D) of length 1"""
 
 
 def starts(counts: Sequence[int] | NDArray) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.annotation import Annotation, Box
 from training.evaluation.benchmarks import Benchmark, are_in_regions
 from training.evaluation.detection import match
-from training.evaluation.found import Detections, Grouped
+from training.evaluation.found import Grouped, Scored
 from training.evaluation.overlap import Boxes
 from training.evaluation.search import Queries, Rows
 
@@ -154,7 +154,7 @@ def ask(
 
 
 def are_ignored(
-    found: Detections, people: Grouped, images: Images, benchmark: Benchmark
+    found: Scored, people: Grouped, images: Images, benchmark: Benchmark
 ) -> NDArray[np.bool_]:
     """(N,) which detections lie in regions to ignore and are no person, where the benchmark says so."""
     ignored = np.zeros(len(found.boxes), bool)

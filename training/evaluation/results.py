@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from training.evaluation.benchmarks import Benchmark
 from training.evaluation.detection import DetectionResult, detection_result, match
 from training.evaluation.detections import EvaluationConfig, Gathered, QueryBoxes, known_boxes
-from training.evaluation.found import Detections, Grouped, starts
+from training.evaluation.found import Detections, Grouped, Scored, starts
 from training.evaluation.protocols import (
     Asked,
     Images,
@@ -78,7 +78,7 @@ class Searched:
 class Outcome:
     images: Images
     people: People
-    found: Detections
+    found: Scored
     """Without those that the benchmark ignores."""
     searched: Detections
     """Those of them that are searched."""
@@ -88,7 +88,7 @@ class Outcome:
     @cached_property
     def detection(self) -> dict[str, DetectionResult]:
         """Of everybody, of those with an identity, and of everybody by the detections that are searched."""
-        groups: dict[str, tuple[Detections, Grouped]] = {
+        groups: dict[str, tuple[Scored, Grouped]] = {
             "all": (self.found, self.people),
             "labelled": (self.found, self.people.labelled()),
             "searched": (self.searched, self.people),
@@ -149,9 +149,9 @@ def outcome(
     lost = sorted(named - set(gathered.keys))
     images = Images((*gathered.keys, *lost), (*gathered.annotations, *[None] * len(lost)))
     people = People.annotated(images, benchmark)
-    found = _with_lost(gathered.detections, len(lost))
-    found = found.where(~are_ignored(found, people, images, benchmark))
-    searched = found.where(found.scores >= config.search_score)
+    found = gathered.found.with_empty(len(lost))
+    counted = ~are_ignored(found, people, images, benchmark)
+    searched = gathered.detections.with_empty(len(lost)).where(counted[gathered.searched])
     annotated = _as_detections(people, gathered)
     results = []
     for name, table in protocols.items():
@@ -164,7 +164,8 @@ def outcome(
             title = name + ACROSS_CAMERAS if across else name
             results.append(Searched(title, asked, search, search.result(), alone, unreadable))
     missing = {key: _why_missing(quarantined.get(key)) for key in lost}
-    return Outcome(images, people, found, searched, tuple(results), gathered.problems | missing)
+    problems = gathered.problems | missing
+    return Outcome(images, people, found.where(counted), searched, tuple(results), problems)
 
 
 def _why_missing(reason: str | None) -> str:
@@ -200,11 +201,6 @@ def _as_detections(people: People, gathered: Gathered) -> Detections:
     seen = readable[people.image()]
     scores = np.ones(len(embeddings), np.float32)
     return Detections(starts(seen)[people.first], people.boxes[seen], scores, embeddings)
-
-
-def _with_lost(found: Detections, lost: int) -> Detections:
-    first = np.append(found.first, np.full(lost, found.first[-1]))
-    return Detections(first, found.boxes, found.scores, found.embeddings)
 
 
 def _ranked(result: SearchResult) -> dict[str, float | None]:
