@@ -7,13 +7,9 @@ metrics.jsonl  tensorboard/  checkpoints/  ledger-RANK.jsonl  nonfinite/
 import fcntl
 import json
 import os
-import platform
 import socket
-import subprocess
-import sys
 import zlib
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +32,7 @@ from training.checkpoint import (
 )
 from training.distributed import rank, same_on_all_ranks
 from training.engine import EngineConfig
+from training.environment import environment
 from training.files import write_atomically
 from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
@@ -48,7 +45,6 @@ from training.trained import TrainedWeights, read_exported, search_tensors
 
 IDENTITIES_FILE, ENVIRONMENT_FILE = "identities.json", "environment.json"
 LOCK_FILE = "writer.lock"
-PACKAGES = ("torch", "torchvision", "deepspeed", "numpy", "opencv-python-headless", "simplejpeg")
 
 
 class StartConfig(Config):
@@ -355,33 +351,3 @@ def open_trained(path: str | Path) -> TrainedWeights:
         f"no trained weights in {path}: expected a run folder, a folder checkpoints/step-* in one, or a file "
         "that `launch/export.py RUN --target person_search` wrote."
     )
-
-
-def environment() -> dict[str, Any]:
-    """Versions, commit and hardware, for whoever compares two runs."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "python": sys.version.split()[0],
-        "packages": {name: version(name) for name in PACKAGES},
-        "commit": git_commit(),
-        "machine": platform.platform(),
-        "cpus": os.cpu_count(),
-        "gpus": gpus,
-        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
-        "command": sys.argv,
-    }
-
-
-def git_commit() -> str | None:
-    """Commit of the code, with `+` if files differ from it; None outside of a git checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

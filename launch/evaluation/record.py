@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from pipeline.shards import Manifest, ShardSet, parquet_bytes
+from training.environment import git_commit
 from training.evaluation.detections import EvaluationConfig, write_whole
 from training.evaluation.results import Outcome
 from training.evaluation.weights import Weights
-from training.run import git_commit
 
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "simplejpeg")
 
