@@ -16,18 +16,17 @@ from training.export.measured import Evaluation
 from training.export.re_estimation import re_estimate
 from training.export.targets import NAMES, OWN
 from training.model.weights import with_seen_statistics
-from training.run import ENVIRONMENT_FILE, Run, build_model, load_run
+from training.run import ENVIRONMENT_FILE, Run, build_model, open_run
 from training.trained import header, read_header
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("run", help="run folder, or RUN/checkpoints/step-* for one of it")
     parser.add_argument("--target", choices=NAMES, default="torchvision")
     parser.add_argument(
         "--part", choices=("backbone", "model"), help="default: all that the target takes"
     )
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
     parser.add_argument(
         "--re-estimate",
         type=int,
@@ -45,10 +44,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     require_not_exported(Path(arguments.run), arguments.target)
-    run = load_run(arguments.run)
-    checkpoint = (
-        run.checkpoint() if arguments.checkpoint is None else _at(run, arguments.checkpoint)
-    )
+    run, checkpoint = open_run(arguments.run)
     model = run.config.hybrid.model
     tensors, scenes = with_seen_statistics(checkpoint.model()), 0
     if arguments.re_estimate:
@@ -82,7 +78,7 @@ def require_not_exported(path: Path, target: str) -> None:
     raise UserError(
         f"{path} was exported from a run, and an exported file cannot be exported again. The run can: it is "
         f"named {found.run.name}, and these are its weights of step {found.step}. With its folder as RUN: "
-        f"python launch/export.py RUN --target {target} --checkpoint {found.step}"
+        f"python launch/export.py RUN/checkpoints/{step_name(found.step)} --target {target}"
     )
 
 
@@ -100,17 +96,6 @@ def _evaluations(run: Run, checkpoint: Checkpoint) -> list[Evaluation]:
     for file in (file for file, one in found.items() if one is None):
         print(f"note: {file} cannot be read as an evaluation: the card says nothing of it.")
     return [one for one in found.values() if one is not None]
-
-
-def _at(run: Run, step: int) -> Checkpoint:
-    folder = run.folder.path / "checkpoints"
-    path = folder / step_name(step)
-    if not path.is_dir():
-        kept = sorted(found.name for found in folder.glob("step-*"))
-        raise UserError(
-            f"no checkpoint of step {step} in {folder}; kept: {', '.join(kept) or 'none'}."
-        )
-    return Checkpoint.open(path)
 
 
 def _stem(out: str) -> Path:

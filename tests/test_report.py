@@ -110,7 +110,7 @@ def test_a_named_checkpoint_is_exported_and_the_report_shows_it(
 ) -> None:
     run = make_run(config, tmp_path / "run")
     train_a_little(config, run)
-    monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--checkpoint", "30"])
+    monkeypatch.setattr("sys.argv", ["export.py", str(run.path / "checkpoints/step-00000030")])
     export.main()
     names = {path.name for path in (run.path / "export").iterdir()}
     assert names == {
@@ -159,11 +159,11 @@ def test_a_missing_or_damaged_checkpoint_is_not_exported(
 ) -> None:
     run = make_run(config, tmp_path / "run")
     train_a_little(config, run)
-    monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--checkpoint", "31"])
-    with pytest.raises(UserError, match="kept: step-00000030"):
+    monkeypatch.setattr("sys.argv", ["export.py", str(run.path / "checkpoints/step-00000031")])
+    with pytest.raises(UserError, match="beside it are step-00000030"):
         export.main()
     (run.path / "checkpoints" / "step-00000030" / "model.safetensors").write_bytes(b"cut")
-    monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--checkpoint", "30"])
+    monkeypatch.setattr("sys.argv", ["export.py", str(run.path / "checkpoints/step-00000030")])
     with pytest.raises(UserError, match="not whole"):
         export.main()
     assert not (run.path / "export").exists()

@@ -84,9 +84,12 @@ def test_other_settings_than_it_was_trained_for_are_named(file: Path) -> None:
 def test_a_file_is_no_run_to_export_and_the_one_it_came_from_is_named(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = "named run, and .* step 7.*export.py RUN --target nae --checkpoint 7"
+    again = "named run, and .* step 7.*export.py RUN/checkpoints/step-00000007 --target nae"
     other = file.with_suffix(".json")
-    for named, said in ((file, again), (other, f"{other} is a file: expected the folder of a run")):
+    for named, said in (
+        (file, again),
+        (other, f"no trained weights in {other}: expected a run folder"),
+    ):
         with pytest.raises(UserError, match=said):
             export_run(named, file.parent / "again", "nae", monkeypatch)
     assert not list(file.parent.glob("again*"))

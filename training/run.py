@@ -335,19 +335,27 @@ def load_run(path: str | Path) -> Run:
     )
 
 
-def open_trained(path: str | Path) -> TrainedWeights:
-    """`path`: a run folder, for its newest checkpoint, a checkpoint folder in one, or a file that
-    `launch/export.py --target person_search` wrote. Raises UserError.
-    """
+def open_run(path: str | Path) -> tuple[Run, Checkpoint]:
+    """`path`: a run folder, for its newest checkpoint, or a checkpoint folder in one. Raises UserError."""
     named = Path(path)
-    if named.is_file():
-        return read_exported(named)
     if (named / STATE).is_file() and (named / MANIFEST).is_file():
-        return load_run(named.resolve().parent.parent).weights(Checkpoint.open(named))
+        return load_run(named.resolve().parent.parent), Checkpoint.open(named)
     if (named / "config.yaml").is_file():
         run = load_run(named)
-        return run.weights(run.checkpoint())
+        return run, run.checkpoint()
+    kept = sorted(other.name for other in named.parent.glob("step-*"))
     raise UserError(
-        f"no trained weights in {path}: expected a run folder, a folder checkpoints/step-* in one, or a file "
-        "that `launch/export.py RUN --target person_search` wrote."
+        f"no trained weights in {path}: expected a run folder, or a folder checkpoints/step-* in one"
+        + (f"; beside it are {', '.join(kept)}." if kept else ".")
     )
+
+
+def open_trained(path: str | Path) -> TrainedWeights:
+    """`path`: what `open_run` takes, or a file that `launch/export.py RUN --target person_search` wrote.
+
+    Raises UserError.
+    """
+    if Path(path).is_file():
+        return read_exported(Path(path))
+    run, checkpoint = open_run(path)
+    return run.weights(checkpoint)
