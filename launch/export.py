@@ -61,8 +61,9 @@ def main() -> None:
     stem = _stem(arguments.out) if arguments.out else _default_stem(run, exported)
     evaluations = [] if scenes else _evaluations(run, checkpoint)
     card = write_card(exported, run, checkpoint, stem.name, scenes, evaluations)
-    own = exported.target == OWN
-    metadata = header(run.weights(checkpoint)).metadata() if own else None
+    metadata = None
+    if exported.target == OWN:
+        metadata = header(run.weights(checkpoint), exported.tensors, scenes).metadata()
     files = write_files(exported, stem, origin, card, metadata)
     _print_account(exported, checkpoint)
     for path in files:
@@ -73,7 +74,7 @@ def require_not_exported(path: Path, target: str) -> None:
     """Raises UserError if `path` is a file that was exported as person_search."""
     try:
         found = read_header(path)
-    except UserError:  # of a folder too
+    except UserError:  # a folder, or any other file, of which `open_run` speaks
         return
     raise UserError(
         f"{path} was exported from a run, and an exported file cannot be exported again. The run can: it is "

@@ -23,7 +23,7 @@ from training.engine import (
     launched_world_size,
 )
 from training.loop import train
-from training.run import RunConfig, RunFolder, build_model, require_same_start
+from training.run import RunConfig, RunFolder, build_model, require_same_start, require_same_weights
 from training.schedule import build_optimizer
 from training.signals import EXIT_STOPPED
 from training.speed import prepare
@@ -91,8 +91,9 @@ def train_together(
     here: Whereabouts,
 ) -> bool:
     """What the ranks do together; False if a signal stopped it. Collective."""
-    require_same_start(start, config.start, device)
+    require_same_start(start, device)
     model = build_model(config, stream.identities, stream.domains, load_weights=start is None)
+    require_same_weights(model.search.first_weights, device)
     prepare(model.search, config.engine.speed)
     if is_main():
         if start is not None and changes is not None:

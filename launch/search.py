@@ -57,7 +57,7 @@ def main() -> None:
     prepare_page(out)
     weights = load_weights(arguments.weights)
     weights.model.to(choose_device())
-    short, long = sorted(arguments.size or weights.size)
+    short, long = sorted(arguments.size or weights.trained.scene_size)
     looker = Looker(weights, (short, long))
     chosen, embedding = looker.choose(pixels, box, query)
     if box is None:

@@ -296,7 +296,7 @@ def test_every_annotated_box_is_embedded_in_its_scene(setup: Setup, out: Path) -
         place = found.keys.index(record.key)
         for person, vector in zip(record.persons, found.known[place]):
             box = np.array([person.box], np.float64)
-            scene = decode_scene(image, image_type, weights.size, box)
+            scene = decode_scene(image, image_type, weights.trained.scene_size, box)
             (alone,) = find_people(finder, [scene], 1)
             np.testing.assert_allclose(vector, alone.asked[0].numpy(), atol=1e-5)
         spread = np.linalg.norm(np.diff(found.known[place], axis=0), axis=1)
@@ -335,7 +335,7 @@ def test_results_say_what_was_evaluated(setup: Setup, out: Path) -> None:
     found = results(out)
     weights, data = found["weights"], found["data"]
     assert (weights["run"], weights["step"]) == ("run", 7)
-    assert weights["sha256"] == load_weights(setup.run).sha256
+    assert weights["sha256"] == load_weights(setup.run).trained.sha256
     assert (data["dataset"], data["split"], data["samples"]) == ("prw", "test", 14)
     assert {one["what"] for one in data["differs_from_published"]} >= {"images", "queries"}
     assert found["images"] == {"read": 14, "unreadable": []}

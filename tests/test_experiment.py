@@ -293,8 +293,9 @@ def test_the_page_shows_records_of_today_s_settings(experiment: Experiment, tmp_
     found = Numbers.read(experiment, records)
     assert found.stale == 1 and found.of("random", "mAP", 5).keys() == {0, 1, 2}
     assert (
-        "12 records; commits aaaaaaa+, bbbbbbb; on a CPU. A step took 0.15 s in pre-training and 0.50 s in "
-        "fine-tuning (medians). 1 records of other settings are left out." in text
+        "12 records; commits aaaaaaa+, bbbbbbb; on a CPU. A step took 0.27 s in pre-training and 0.50 s in "
+        "fine-tuning (medians over runs, not alone on the machine). 1 records of other settings are left out."
+        in text
     )
     later = next(line for line in text.splitlines() if line.startswith("Added after numbers"))
     assert "`whole_long` > `random_long`: with its arm" in later and "`whole` >" not in later

@@ -143,7 +143,7 @@ def test_another_backbone_and_an_unknown_target_are_refused() -> None:
         export("caffe", None, state, config("resnet18"))
     with pytest.raises(UserError, match="takes ResNets"):
         export("torchvision", None, state, config("shufflenet_v1"))
-    with pytest.raises(UserError, match="backbone alone"):
+    with pytest.raises(UserError, match="takes the backbone alone"):
         export("torchvision", "model", state, config("resnet18"))
     with pytest.raises(UserError, match="is a resnet50 in its published code"):
         export("nae", None, state, config("resnet18"))

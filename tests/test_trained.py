@@ -15,11 +15,13 @@ from test_start_weights import begin_with
 
 from launch import export
 from launch.reporting.summary import in_short
+from pipeline.config import dump_config
 from pipeline.errors import UserError
 from training.evaluation.weights import load_weights
 from training.hybrid import HybridConfig
 from training.model.person_search import PersonSearch
-from training.run import load_run, open_trained
+from training.model.weights import LoadedWeights
+from training.run import StartConfig, load_run, open_trained, require_same_weights
 
 
 def export_run(run: Path, out: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -50,7 +52,8 @@ def test_it_searches_as_its_run_did(model: PersonSearch, file: Path) -> None:
         assert torch.equal(tensor, from_run.model.state_dict()[name])
         assert name.endswith("num_batches_tracked") or torch.equal(tensor, own[name])
     assert from_file.model.config == from_run.model.config
-    assert (from_file.run, from_file.step, from_file.size) == ("run", 7, (64, 96))
+    said = from_file.trained
+    assert (said.name, said.step, said.scene_size) == ("run", 7, (64, 96))
     assert {path.suffix for path in file.parent.glob("weights.*")} == {
         ".safetensors",
         ".json",
@@ -109,7 +112,50 @@ def test_files_for_other_code_and_damaged_ones_are_refused(
             open_trained(wrong)
     with safe_open(file, framework="pt") as opened:
         said = json.loads(opened.metadata()["person_search"])
-    later = tmp_path / "later.safetensors"
-    save_file(load_file(file), later, {"person_search": json.dumps({**said, "version": 2})})
-    with pytest.raises(UserError, match="another version of this code: version"):
+    later, changed = tmp_path / "later.safetensors", tmp_path / "changed.safetensors"
+    tensors = load_file(file)
+    save_file(tensors, later, {"person_search": json.dumps({**said, "version": 2})})
+    with pytest.raises(UserError, match="not written by this version of the code: version"):
         open_trained(later)
+    tensors["backbone.conv1.weight"][0, 0, 0, 0] += 1e-3
+    save_file(tensors, changed, {"person_search": json.dumps(said)})
+    with pytest.raises(UserError, match=r"changed.safetensors is damaged"):
+        load_weights(changed)
+
+
+def test_an_older_pth_does_not_stay_beside_it(
+    model: PersonSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path, model)
+    for target in ("torchvision", "person_search"):
+        export_run(run, tmp_path / "weights", target, monkeypatch)
+    assert not (tmp_path / "weights.pth").exists()
+
+
+def test_another_file_in_its_place_is_not_what_the_run_began_with(
+    model: PersonSearch, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = file.parent / "second" / "run"
+    begin_with(second, file, model)
+    config = load_run(second).config.model_copy(
+        update={"hybrid": tiny_config(), "start": StartConfig(weights=str(file))}
+    )
+    (second / "config.yaml").write_text(dump_config(config))
+    load_run(second).model(trained=False)
+    other = write_run(file.parent / "other", PersonSearch(tiny_config().model, seed=1))
+    export_run(other, file, "person_search", monkeypatch)
+    with pytest.raises(UserError, match=r"is not what .* began with"):
+        load_run(second).model(trained=False)
+
+
+def test_ranks_compare_what_files_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (LoadedWeights("/node/weights", sha * 32, 1, ()) for sha in ("a1", "b2"))
+    device = torch.device("cpu")
+    said: list[int] = []
+    monkeypatch.setattr("training.run.same_on_all_ranks", lambda n, _: said.append(n) or True)
+    for weights in (first, first, second, None):
+        require_same_weights(weights, device)
+    assert said[0] == said[1] and len(set(said)) == 3 and max(said) < 2**52
+    monkeypatch.setattr("training.run.same_on_all_ranks", lambda n, _: False)
+    with pytest.raises(UserError, match="rank 0 begins with /node/weights, others with other"):
+        require_same_weights(first, device)

@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import socket
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -38,7 +37,7 @@ from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
 from training.model.person_search import PersonSearch, PersonSearchConfig
 from training.model.weights import LoadedWeights
-from training.provenance import WEIGHTS_FILE, trained_run
+from training.provenance import WEIGHTS_FILE, first_weights, trained_run
 from training.schedule import OptimiserConfig
 from training.start import Part, fill, require_same_form
 from training.trained import TrainedWeights, read_exported, search_tensors
@@ -102,20 +101,25 @@ class RunConfig(Config):
         return [name for name, value in settings.items() if value]
 
 
-def require_same_start(
-    going_on: Checkpoint | None, start: StartConfig | None, device: torch.device
-) -> None:
-    """Raises UserError if ranks found different checkpoints, to go on from or to begin with. Collective."""
+def require_same_start(going_on: Checkpoint | None, device: torch.device) -> None:
+    """Raises UserError if ranks found different checkpoints to go on from. Collective."""
     if not same_on_all_ranks(going_on.state.step if going_on else -1, device):
         found = going_on.path if going_on else "no checkpoint"
         raise UserError(
             f"rank {rank()} found {found}, others found something else to go on from: the run folder "
             "must be one folder that all machines share."
         )
-    if not same_on_all_ranks(zlib.crc32(start.weights.encode()) if start else -1, device):
+
+
+def require_same_weights(first: LoadedWeights | None, device: torch.device) -> None:
+    """Raises UserError if ranks begin with different weights, which DeepSpeed would hide in part: it
+    spreads rank 0's parameters, but no buffers, which frozen norms are made of. Collective.
+    """
+    if not same_on_all_ranks(int(first.sha256[:12], 16) if first else -1, device):
         raise UserError(
-            f"rank {rank()} found {start and start.weights}, others other weights to begin with: is that "
-            "run still being trained? Name one of its checkpoints."
+            f"rank {rank()} begins with {first.origin if first else 'random weights'}, others with other "
+            "weights: a path leads to another file on another machine, or the run that they are of is "
+            "still being trained. Name one file that all machines share, or one of its checkpoints."
         )
 
 
@@ -314,7 +318,18 @@ class Run:
         model = build_model(self.config, self.identities, self.domains, load_weights=not trained)
         if trained:
             self.checkpoint().load_into(model)
+        else:
+            self._require_first(model.search.first_weights)
         return model.eval()
+
+    def _require_first(self, found: LoadedWeights | None) -> None:
+        """Raises UserError if what the run began with is no longer where it was."""
+        recorded = first_weights(self.folder.path)
+        if found and recorded and found.sha256 != recorded["sha256"]:
+            raise UserError(
+                f"{found.origin} is not what {self.folder.path} began with (sha256 {found.sha256[:12]}, not "
+                f"{recorded['sha256'][:12]}): put those weights back."
+            )
 
 
 def load_run(path: str | Path) -> Run:

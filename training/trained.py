@@ -1,5 +1,6 @@
 """Trained weights of a person-search model: those of a run, or of one file that was exported from it."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,16 +49,35 @@ class Header(BaseModel):
     model: PersonSearchConfig
     scene_size: tuple[int, int]
     step: int
+    re_estimated_on: int
+    """Scenes that the norms' statistics were measured on anew; 0: they are those of training."""
+    tensors_sha256: str
     run: TrainedRun
 
     def metadata(self) -> dict[str, str]:
         return {HEADER: self.model_dump_json()}
 
 
-def header(weights: TrainedWeights) -> Header:
+def header(weights: TrainedWeights, tensors: Mapping[str, Tensor], re_estimated_on: int) -> Header:
+    """Of a file that holds `tensors`, made of `weights`."""
     return Header(
-        model=weights.model, scene_size=weights.scene_size, step=weights.step, run=weights.run()
+        model=weights.model,
+        scene_size=weights.scene_size,
+        step=weights.step,
+        re_estimated_on=re_estimated_on,
+        tensors_sha256=tensors_sha256(tensors),
+        run=weights.run(),
     )
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, shapes and values, whatever their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.contiguous().numpy()
+        digest.update(f"{name} {values.dtype} {values.shape} ".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def read_exported(path: Path) -> TrainedWeights:
@@ -70,9 +90,16 @@ def read_exported(path: Path) -> TrainedWeights:
         found.scene_size,
         found.run.name,
         found.step,
-        tensors=lambda: load_file(path),
+        tensors=lambda: _read_tensors(path, found.tensors_sha256),
         run=lambda: found.run,
     )
+
+
+def _read_tensors(path: Path, wanted: str) -> dict[str, Tensor]:
+    tensors = load_file(path)
+    if tensors_sha256(tensors) != wanted:
+        raise UserError(f"{path} is damaged: its tensors are not those that were exported.")
+    return tensors
 
 
 def read_header(path: Path) -> Header:
@@ -85,21 +112,22 @@ def read_header(path: Path) -> Header:
             f"{path} cannot be read as weights: {str(error)[:200]}. {_WANTED}"
         ) from None
     if said is None:
-        raise UserError(
-            f"{path} holds tensors, but not which model they are of: other code reads it. {_WANTED}"
-        )
+        raise UserError(f"{path} holds tensors, but not which model they are of. {_WANTED}")
     try:
         return Header.model_validate_json(said)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"{path} was written by another version of this code: {where}: {first['msg']}. "
-            "Use that version, or export it again."
+            f"{path} was not written by this version of the code: {where or 'its header'}: {first['msg']}. "
+            "Use the one that wrote it, or export the run again."
         ) from None
 
 
-_WANTED = "Name a file that `launch/export.py RUN --target person_search` wrote, or a run."
+_WANTED = (
+    "Name a file that `launch/export.py RUN --target person_search` wrote, a run folder, or a folder "
+    "checkpoints/step-* in one."
+)
 
 
 def search_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

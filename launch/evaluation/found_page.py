@@ -50,7 +50,8 @@ def result_page(
         parts.append(
             page.block("Pictures that could not be read", page.table(["file", "why"], faults))
         )
-    subtitle = f"{searched:,} pictures in {shown(gallery)}, weights of {weights.run} at step {weights.step:,}"
+    trained = f"weights of {weights.trained.name} at step {weights.trained.step:,}"
+    subtitle = f"{searched:,} pictures in {shown(gallery)}, {trained}"
     return page.document("Person search", subtitle, [page.section("Results", *parts)])
 
 

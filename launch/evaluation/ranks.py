@@ -35,7 +35,7 @@ def begin(out: Path, plan: Plan, weights: Weights, rank: int, world_size: int) -
         for folder in (out, out / QUERIES, plan.folder):
             remove_leftovers(folder)
         plan.try_again()
-    mine = f"{plan.folder.name}, with {weights.run} at step {weights.step}"
+    mine = f"{plan.folder.name}, with {weights.trained.name} at step {weights.trained.step}"
     meeting = meet(out / ".ranks", rank, world_size, mine)
     first = meeting.said[0]
     for other, plans in meeting.said.items():

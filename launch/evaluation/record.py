@@ -19,11 +19,11 @@ def describe(
     weights: Weights, shard_set: ShardSet, config: EvaluationConfig, device: torch.device
 ) -> dict[str, Any]:
     """What was evaluated, on what, by what: the same for any number of ranks."""
-    manifest = shard_set.manifest
+    manifest, trained = shard_set.manifest, weights.trained
     settings = config.model_dump(mode="json") | {"size": list(config.scene_size(weights))}
     gpu = device.type == "cuda"
     return {
-        "weights": {"run": weights.run, "step": weights.step, "sha256": weights.sha256},
+        "weights": {"run": trained.name, "step": trained.step, "sha256": trained.sha256},
         "data": {
             "dataset": manifest.dataset,
             "split": manifest.split,
@@ -36,7 +36,7 @@ def describe(
         "settings": settings,
         "environment": {
             "device": torch.cuda.get_device_name(device) if gpu else "cpu",
-            "precision": "fp32",  # `choose_device`
+            "precision": "tf32" if torch.backends.cudnn.allow_tf32 else "fp32",
             "packages": {name: version(name) for name in PACKAGES},
             "commit": git_commit(),
         },

@@ -49,15 +49,15 @@ class Numbers:
 
 
 def _steps(records: Sequence[dict[str, Any]]) -> str:
-    """Medians over runs: fine-tuning's are named for their arm."""
+    """Medians over runs, which shared the machine."""
+    runs: dict[tuple[int, str], float] = {}
+    for record in sorted(records, key=lambda record: record["step"]):
+        runs |= {(record["world"], name): run["step_s"] for name, run in record["runs"].items()}
     took: dict[str, list[float]] = {"pre-training": [], "fine-tuning": []}
-    for record in records:
-        for name, run in record["runs"].items():
-            took["pre-training" if name.startswith("pretrain-") else "fine-tuning"].append(
-                run["step_s"]
-            )
+    for (_, name), seconds in runs.items():
+        took["pre-training" if name.startswith("pretrain-") else "fine-tuning"].append(seconds)
     said = [f"{statistics.median(s):.2f} s in {what}" for what, s in took.items() if s]
-    return f"A step took {' and '.join(said)} (medians)"
+    return f"A step took {' and '.join(said)} (medians over runs, not alone on the machine)"
 
 
 def _short(commit: str | None) -> str:

@@ -32,10 +32,11 @@ def write_results(experiment: Experiment, records: Records, docs: Path) -> Path:
     page = docs / PAGE
     text = page.read_text()
     for name, tier in experiment.config.tiers.items():
-        if any(numbers.of(arm, "mAP", tier.worlds) for arm in tier.own):
+        if _has_run(tier, numbers):
             draw_tier(tier, numbers, docs / f"results/{name}.svg")
         text = _between(text, name, "\n".join(_tier(name, tier, numbers)))
-    if draw_curve(experiment.config.tiers["B"], numbers, docs / "results/fractions.svg"):
+    shares = experiment.config.tiers["B"]
+    if _has_run(shares, numbers) and draw_curve(shares, numbers, docs / "results/fractions.svg"):
         text = _between(text, "fractions", "![mAP by share of the target](results/fractions.svg)")
     write_atomically(page, text)
     return page
@@ -55,8 +56,12 @@ def _between(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda _: f"{begin}\n{content}\n{end}", text)
 
 
+def _has_run(tier: TierConfig, numbers: Numbers) -> bool:
+    return any(numbers.of(arm, "mAP", tier.worlds) for arm in tier.own)
+
+
 def _tier(name: str, tier: TierConfig, numbers: Numbers) -> Iterator[str]:
-    if not any(numbers.of(arm, "mAP", tier.worlds) for arm in tier.own):
+    if not _has_run(tier, numbers):
         yield f"Nothing of tier {name} has run yet."
         return
     yield from _means(tier, numbers)

@@ -1,4 +1,7 @@
-"""What is compared with what, on which worlds: settings that are fixed before the runs."""
+"""What is compared with what, on which worlds: settings that are fixed before the runs.
+
+A claim that came later says so.
+"""
 
 import hashlib
 import json

@@ -85,7 +85,7 @@ class EvaluationConfig(Config):
 
     def scene_size(self, weights: Weights) -> tuple[int, int]:
         """Short and long side."""
-        short, long = sorted(self.size or weights.size)
+        short, long = sorted(self.size or weights.trained.scene_size)
         return short, long
 
 
@@ -133,7 +133,7 @@ def make_plan(
     places = tuple((s, slot) for s, slots in enumerate(reader.slots) for slot in range(slots))
     decides = {
         "format": FORMAT,
-        "weights": weights.sha256,
+        "weights": weights.trained.sha256,
         "model": weights.model.config.model_dump(mode="json"),
         "settings": config.model_dump(mode="json", exclude={"weigh", "size"}),
         "size": config.scene_size(weights),

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from training.model.person_search import PersonSearch
 from training.run import open_trained
+from training.trained import TrainedWeights
 
 WEIGHTS_HELP = (
     "run folder, RUN/checkpoints/step-* for one of it, or a file that was exported as person_search"
@@ -16,12 +17,8 @@ WEIGHTS_HELP = (
 class Weights:
     model: PersonSearch
     """In evaluation mode, on the CPU."""
-    sha256: str
-    """Of the file with the tensors."""
-    run: str
-    step: int
-    size: tuple[int, int]
-    """Short and long side of the scenes that it was trained on."""
+    trained: TrainedWeights
+    """What it was filled with."""
 
 
 def load_weights(path: str | Path) -> Weights:
@@ -35,4 +32,4 @@ def load_weights(path: str | Path) -> Weights:
             f"{trained.path} holds another model than its configuration describes: "
             f"{' '.join(str(error).split())[:400]}"
         ) from None
-    return Weights(model.eval(), trained.sha256, trained.name, trained.step, trained.scene_size)
+    return Weights(model.eval(), trained)

@@ -55,7 +55,9 @@ LOADING = {
     "person_search": """
     python launch/search.py --weights {file}.safetensors --query street.jpg:120,40,180,230 --gallery photos/
     deepspeed launch/finetune.py --config launch/configs/finetune/prw.yaml \\
-        --set start.weights={file}.safetensors""",
+        --set start.weights={file}.safetensors
+
+Fine-tuning wants `hybrid.model` as it is in the configuration below: backbone, anchors, RoI size, heads.""",
 }
 ROI_ALIGNPS_KEYS = {
     "model": "`load_from = '{file}.pth'` and `model = dict(pretrained=None, ...)`",

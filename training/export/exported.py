@@ -77,7 +77,8 @@ def export(
     chosen = part or spec.default_part
     if chosen not in spec.parts:
         raise UserError(
-            f"the {target} target takes {' or '.join(spec.parts)} alone: leave --part out."
+            f"--part {chosen} is not for the {target} target, which takes the {spec.default_part} alone: "
+            "leave --part out."
         )
     if chosen == "model" and target != OWN:
         _require_same_heads(target, model)

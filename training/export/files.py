@@ -25,8 +25,8 @@ def write_files(
 ) -> list[Path]:
     """STEM.safetensors, STEM.pth as the target's loader wants it, STEM.json (the account) and STEM.md.
 
-    `origin` says which run and step, `metadata` goes into the safetensors. Raises UserError where they cannot
-    be written.
+    `origin` says which run and step, `metadata` goes into the safetensors. A STEM.pth of another target goes.
+    Raises UserError where they cannot be written.
     """
     # `save_file` would make a file that nobody else may read
     tensors = save(exported.tensors, {"format": "pt", **(metadata or {})})
@@ -37,6 +37,8 @@ def write_files(
         writers[".pth"] = lambda path: _save_pth(exported, path)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
+        if not exported.spec.pth:
+            stem.with_name(stem.name + ".pth").unlink(missing_ok=True)
         files = [_publish(stem, suffix, write) for suffix, write in writers.items()]
         hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
         text = json.dumps({**origin, **exported.account(), "sha256": hashes}, indent=1) + "\n"

@@ -104,7 +104,8 @@ def _own(model: PersonSearchConfig) -> Target:
         "predictor.*": "pre-training's; a run that has L_con makes its own",
         "alignment.*": "pre-training's; a run that aligns domains makes its own",
     }
-    return Target(RGB, {"model": Part((Block("", SEARCH, shapes),), left)}, pth=False)
+    pixels = {name: value for name, value in RGB.items() if name != "stride"}  # any backbone
+    return Target(pixels, {"model": Part((Block("", SEARCH, shapes),), left)}, pth=False)
 
 
 @cache
