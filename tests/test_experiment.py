@@ -285,6 +285,7 @@ def test_the_page_shows_records_of_today_s_settings(experiment: Experiment, tmp_
     text = page.read_text()
     assert "| `random`: random | 3 | 8.2 ± 2.8 | 16.3 ± 5.7 | 50.0 ± 0.0 |" in text
     assert "| `whole` > `random` | 3 of 3 | +10.3 (+6.5 to +14.1) | +63% | holds |" in text
+    assert "Not run yet: `backbone`, `random_long`," in text and "| `backbone`:" not in text
     assert text.count("Said.") == len(names) and "Nothing of tier B has run yet." in text
     assert (tmp_path / "results/A.svg").exists() and not (tmp_path / "results/B.svg").exists()
     first = (tmp_path / "results/A.svg").read_bytes()

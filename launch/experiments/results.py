@@ -64,9 +64,12 @@ def _tier(name: str, tier: TierConfig, numbers: Numbers) -> Iterator[str]:
     if not _has_run(tier, numbers):
         yield f"Nothing of tier {name} has run yet."
         return
-    yield from _means(tier, numbers)
+    run = [arm for arm in tier.arms if numbers.of(arm, "mAP", tier.worlds)]
+    yield from _means(run, tier, numbers)
     yield ""
-    yield from _worlds(tier, numbers)
+    yield from _worlds(run, tier, numbers)
+    if missing := [f"`{arm}`" for arm in tier.arms if arm not in run]:
+        yield f"\nNot run yet: {', '.join(missing)}."
     if tier.claims:
         yield ""
         yield from _claims(tier, numbers)
@@ -75,10 +78,10 @@ def _tier(name: str, tier: TierConfig, numbers: Numbers) -> Iterator[str]:
     yield f"\n![mAP of each arm in each world](results/{name}.svg)"
 
 
-def _means(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
+def _means(arms: Sequence[str], tier: TierConfig, numbers: Numbers) -> Iterator[str]:
     yield f"| arm | worlds | mAP at half time | {' | '.join(COLUMNS.values())} |"
     yield "|---|---|" + "---|" * (len(COLUMNS) + 1)
-    for arm in tier.arms:
+    for arm in arms:
         says = numbers.experiment.config.arms[arm].says
         half = mean(numbers.of(arm, "mAP", tier.worlds, 0))
         ends = [numbers.of(arm, name, tier.worlds) for name in COLUMNS]
@@ -94,10 +97,10 @@ def mean(values: dict[int, float]) -> str:
     return f"{statistics.mean(found):.1f}{spread}"
 
 
-def _worlds(tier: TierConfig, numbers: Numbers) -> Iterator[str]:
+def _worlds(arms: Sequence[str], tier: TierConfig, numbers: Numbers) -> Iterator[str]:
     yield f"| mAP in world | {' | '.join(map(str, range(tier.worlds)))} |"
     yield "|---|" + "---|" * tier.worlds
-    for arm in tier.arms:
+    for arm in arms:
         values = numbers.of(arm, "mAP", tier.worlds)
         cells = [f"{values[w]:.1f}" if w in values else "-" for w in range(tier.worlds)]
         yield f"| `{arm}` | {' | '.join(cells)} |"
