@@ -33,11 +33,11 @@ def write_files(
     writers: dict[str, Callable[[Path], object]] = {
         ".safetensors": lambda path: path.write_bytes(tensors)
     }
-    if exported.spec.pth:
+    if exported.spec.pth is not None:
         writers[".pth"] = lambda path: _save_pth(exported, path)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        if not exported.spec.pth:
+        if exported.spec.pth is None:
             stem.with_name(stem.name + ".pth").unlink(missing_ok=True)
         files = [_publish(stem, suffix, write) for suffix, write in writers.items()]
         hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -56,7 +56,7 @@ def _save_pth(exported: Exported, path: Path) -> None:
     content: dict[str, Any] = dict(exported.tensors)
     if spec.wrapper:
         content = {spec.wrapper: exported.tensors, **spec.extra}
-    torch.save(content, path, _use_new_zipfile_serialization=not spec.old_pth)
+    torch.save(content, path, _use_new_zipfile_serialization=spec.pth == "new")
 
 
 def _publish(stem: Path, suffix: str, write: Callable[[Path], object]) -> Path:

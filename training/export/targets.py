@@ -75,10 +75,8 @@ class Target:
     """Key under which its loader expects the tensors in a `.pth`."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else its loader reads from the `.pth`."""
-    pth: bool = True
-    """Whether its loader takes a `.pth`."""
-    old_pth: bool = True
-    """It may run on a PyTorch before 1.6, which cannot read today's `.pth`."""
+    pth: Literal["old", "new"] | None = "old"
+    """What `.pth` its loader takes: `old` if it may run on a PyTorch before 1.6, which reads no newer one."""
 
     @property
     def default_part(self) -> PartName:
@@ -105,7 +103,7 @@ def _own(model: PersonSearchConfig) -> Target:
         "alignment.*": "pre-training's; a run that aligns domains makes its own",
     }
     pixels = {name: value for name, value in RGB.items() if name != "stride"}  # any backbone
-    return Target(pixels, {"model": Part((Block("", SEARCH, shapes),), left)}, pth=False)
+    return Target(pixels, {"model": Part((Block("", SEARCH, shapes),), left)}, pth=None)
 
 
 @cache
@@ -133,7 +131,7 @@ def _torchvision(backbone: str) -> Target:
     head = "the ImageNet classifier"
     blocks = (*_trunk("", backbone), _last_stage("", backbone))
     parts: dict[PartName, Part] = {"backbone": Part(blocks, {"fc.bias": head, "fc.weight": head})}
-    return Target(RGB, parts, old_pth=False)
+    return Target(RGB, parts, pth="new")
 
 
 def _nae() -> Target:
