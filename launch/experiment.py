@@ -43,7 +43,9 @@ def parse_arguments() -> argparse.Namespace:
     report = commands.add_parser("report", help="write docs/results.md from the records")
     report.set_defaults(command=_report)
     domains = commands.add_parser("domains", help="how far the sources lie apart, before and after")
-    domains.add_argument("run", type=Path, help="a pre-training's folder, in that of its world")
+    domains.add_argument(
+        "runs", type=Path, nargs="+", help="folders of pre-trainings, in that of one world"
+    )
     domains.set_defaults(command=_domains)
     return parser.parse_args()
 
@@ -102,7 +104,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _domains(arguments: argparse.Namespace) -> None:
-    print(write_domains(compare_domains(arguments.run, DOCS), DOCS))
+    print(write_domains(compare_domains(arguments.runs, DOCS), DOCS))
 
 
 if __name__ == "__main__":

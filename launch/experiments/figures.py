@@ -75,7 +75,7 @@ def draw_domains(layouts: Mapping[str, Mapping[str, NDArray[np.float64]]], path:
     for axes, (stage, points) in zip(panels, layouts.items()):
         for marker, (name, xy) in zip("os^vD", points.items()):
             axes.plot(xy[:, 0], xy[:, 1], marker, ms=3, alpha=0.7, mew=0, label=name)
-        axes.set_title(stage)
+        axes.set_title(stage, fontsize="medium")
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(False)
