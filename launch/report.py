@@ -5,7 +5,7 @@ from pathlib import Path
 
 from launch.reporting.data import open_inputs, what_went_in
 from launch.reporting.domains import feature_domains
-from launch.reporting.summary import in_short, read_lines, what_came_out
+from launch.reporting.summary import in_short, kind, read_lines, what_came_out
 from launch.reporting.training import how_training_went
 from pipeline.errors import run_command
 from pipeline.pages import page
@@ -38,8 +38,8 @@ def main() -> None:
         what_came_out(folder),
     ]
     out = Path(arguments.out) if arguments.out else folder / "report.html"
-    kind = "Hybrid pre-training" if run.config.of_pre_training else "Fine-tuning"
-    write_atomically(out, page.document(f"{kind}: {folder.name}", str(folder), sections))
+    title = f"{kind(folder)}: {folder.name}"
+    write_atomically(out, page.document(title, str(folder), sections))
     print(out)
 
 

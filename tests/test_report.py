@@ -180,8 +180,9 @@ def without_pre_training(config: RunConfig) -> RunConfig:
 def test_fine_tuning_is_named_and_nothing_is_said_of_canvases_and_domain_losses(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_pre_training = ("Hybrid pre-training: ", "canvases", "Domain losses")
+    of_pre_training = ("Pre-training: ", "canvases", "Domain losses")
     for name, settings in (("pretrain", config), ("finetune", without_pre_training(config))):
+        monkeypatch.setattr("sys.argv", [f"launch/{name}.py", "--config", "run.yaml"])
         run = make_run(settings, tmp_path / name)
         line = metrics_line(1)
         if name == "finetune":

@@ -10,7 +10,7 @@ from launch.reporting.data import Input
 from pipeline.pages import page
 from pipeline.pages.page import Figure, Html
 from training.provenance import WEIGHTS_FILE, first_weights
-from training.run import Run
+from training.run import ENVIRONMENT_FILE, Run
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -22,6 +22,12 @@ def read_lines(path: Path) -> list[Line]:
         except ValueError:
             break
     return lines
+
+
+def kind(folder: Path) -> str:
+    """By the command that started it: settings cannot tell fine-tuning from pre-training a plain detector."""
+    script, *_ = _read_json(folder / ENVIRONMENT_FILE).get("command") or [""]
+    return "Fine-tuning" if Path(script).name == "finetune.py" else "Pre-training"
 
 
 def in_short(run: Run, lines: Sequence[Line], inputs: Sequence[Input]) -> Html:
@@ -68,7 +74,7 @@ def _start(run: Run) -> str:
 
 
 def _environment(folder: Path) -> Html:
-    found = _read_json(folder / "environment.json")
+    found = _read_json(folder / ENVIRONMENT_FILE)
     flat = {**found.pop("packages", {}), **found}
     rows = [
         [key, value if isinstance(value, str) else json.dumps(value)] for key, value in flat.items()
