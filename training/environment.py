@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "deepspeed", "numpy", "opencv-python-headless", "simplejpeg")
+DECIDING_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "simplejpeg")
+"""What a model makes of an image file depends on them."""
 
 
 def environment() -> dict[str, Any]:
@@ -18,7 +19,7 @@ def environment() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": sys.version.split()[0],
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in (*DECIDING_PACKAGES, "deepspeed")},
         "commit": git_commit(),
         "machine": platform.platform(),
         "cpus": os.cpu_count(),

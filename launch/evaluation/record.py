@@ -7,12 +7,10 @@ from typing import Any
 import torch
 
 from pipeline.shards import Manifest, ShardSet, parquet_bytes
-from training.environment import git_commit
+from training.environment import DECIDING_PACKAGES, git_commit
 from training.evaluation.detections import EvaluationConfig, write_whole
 from training.evaluation.results import Outcome
 from training.evaluation.weights import Weights
-
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "simplejpeg")
 
 
 def describe(
@@ -37,7 +35,7 @@ def describe(
         "environment": {
             "device": torch.cuda.get_device_name(device) if gpu else "cpu",
             "precision": "tf32" if torch.backends.cudnn.allow_tf32 else "fp32",
-            "packages": {name: version(name) for name in PACKAGES},
+            "packages": {name: version(name) for name in DECIDING_PACKAGES},
             "commit": git_commit(),
         },
     }
