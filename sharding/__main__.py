@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_write(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a recipe of several sets")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="SET", help="of the recipe; again for more"
+    )
     parser.add_argument("--dataset", metavar="NAME")
     parser.add_argument("--source", metavar="PATH_OR_URL", help="the release, or its archives")
     parser.add_argument("--out", metavar="URL", help="of the set; of several splits, their parent")
@@ -120,7 +123,9 @@ def _requests(options: argparse.Namespace) -> tuple[list[SetRequest], int | None
             raise UserError(f"{given[0]} is not used with --config: write --set KEY=VALUE instead.")
         settings = [f"defaults.{setting}" for setting in _settings(options)]
         recipe = load_recipe(options.config, [*options.set, *settings])
-        return recipe.requests(), options.workers or recipe.workers
+        return recipe.requests(options.only), options.workers or recipe.workers
+    if options.only:
+        raise UserError("--only names sets of a recipe: it is used with --config.")
     if absent := [name for name, value in single.items() if not value]:
         raise UserError(f"write needs {', '.join(absent)}, or --config FILE.")
     config = parse_settings(PlanConfig, [*options.set, *_settings(options)])

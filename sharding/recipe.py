@@ -53,9 +53,10 @@ class RecipeConfig(Config):
     sets: dict[str, SetConfig] = Field(min_length=1)
     """Shard sets by a name of the user's choice, so that `--set sets.NAME.source=...` finds them."""
 
-    def requests(self) -> list[SetRequest]:
-        """Raises UserError on an unknown dataset or split."""
-        return [self._request(name, one) for name, one in self.sets.items()]
+    def requests(self, only: Iterable[str] = ()) -> list[SetRequest]:
+        """Of the sets named in `only`, or of all. Raises UserError on an unknown set, dataset or split."""
+        chosen = {name: find(self.sets, name, "set of the recipe") for name in only} or self.sets
+        return [self._request(name, one) for name, one in chosen.items()]
 
     def _request(self, name: str, one: SetConfig) -> SetRequest:
         defaults = self.defaults.model_dump(exclude_unset=True)

@@ -280,6 +280,9 @@ def test_bad_input_gets_a_paragraph_and_nothing_is_written(
         capsys, "write", "--config", str(tmp_path / "no.yaml")
     )
     assert "--dataset" in refused(capsys, "write", "--config", "x.yaml", "--dataset", "msmt17")
+    assert "--only" in refused(capsys, *good, "--only", "msmt17")
+    recipe = ("write", "--config", "launch/configs/sharding/paper.yaml", "--dry-run")
+    assert "Did you mean 'msmt17'" in refused(capsys, *recipe, "--only", "msmt")
     assert MANIFEST in refused(capsys, "verify", out)
     assert not (tmp_path / "out").exists()
 
@@ -291,3 +294,4 @@ def test_the_shipped_recipes_are_valid(name: str) -> None:
     assert list(requests) == ["crowdhuman", "ecp", "msmt17", "cuhk03", "luperson"]
     assert requests["msmt17"].config.group == 2
     assert requests["msmt17"].config.canvas == requests["luperson"].config.canvas
+    assert recipe.requests(["luperson", "msmt17"]) == [requests["luperson"], requests["msmt17"]]
