@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from pipeline.batch import Batch
 from training.checkpoint import Checkpoint
+from training.device import local_device
 from training.distributed import all_reduce_sum, world_size
 from training.engine_config import EngineConfig, deepspeed_config
 from training.hybrid import StepOutput
@@ -37,7 +38,7 @@ def launched_world_size() -> int:
 def init_distributed(config: EngineConfig) -> torch.device:
     """Joins the process group (NCCL on GPUs, gloo on CPUs) and returns this rank's device.
 
-    A process that no launcher started becomes a group of one.
+    A process that no launcher started becomes a group of one. Raises UserError as `local_device` does.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -51,15 +52,14 @@ def init_distributed(config: EngineConfig) -> torch.device:
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=free_port(),
         )
-    gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    device = local_device()
+    gpu = device.type == "cuda"
     if not gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
         forbid_compiled_ops()
     import deepspeed
 
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
     if gpu:
-        torch.cuda.set_device(device)
         choose_kernels(config.speed)
     deepspeed.init_distributed(
         dist_backend="nccl" if gpu else "gloo",

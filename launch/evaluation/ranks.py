@@ -1,6 +1,5 @@
 """Ranks that fill the chunks of one evaluation: they meet in files, at its start and at its end."""
 
-import os
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from launch.evaluation.meeting import SPEAK_EVERY_S, Meeting, meet, wait_while
 from launch.evaluation.outputs import QUERIES
 from pipeline.errors import UserError
+from training.device import local_device
 from training.evaluation.detections import Evaluator, Plan, remove_leftovers
 from training.evaluation.weights import Weights
 from training.speed import SpeedConfig, choose_kernels
@@ -19,11 +19,7 @@ POLL_S = 0.5
 def choose_device() -> torch.device:
     """This rank's GPU, or the CPU. In whole fp32: PyTorch's default in convolutions on a GPU is TF32."""
     choose_kernels(SpeedConfig())
-    if not torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu":
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
+    return local_device()
 
 
 def begin(out: Path, plan: Plan, weights: Weights, rank: int, world_size: int) -> Meeting:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from launch.reporting.data import Input
@@ -15,6 +14,7 @@ from pipeline.pages.plot import bar_chart, scatter_plot
 from pipeline.pages.sheet import spread_samples
 from pipeline.rendering.decode import DecodeError, decode
 from pipeline.samples import SampleReader
+from training.device import local_device
 from training.features import Features, Probe, domain_probe, embed_in_plane, image_features
 from training.model.norm import Kind
 from training.model.person_search import PersonSearch
@@ -112,7 +112,7 @@ def _read(one: Input, reader: SampleReader, count: int) -> DomainImages:
 
 
 def _features(model: PersonSearch, sets: Sequence[DomainImages]) -> Features:
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(local_device())
     return np.concatenate([image_features(model, s.images, s.size, s.kind) for s in sets])
 
 

@@ -1,0 +1,35 @@
+"""Where this process computes: its GPU, or the CPU."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import UserError
+
+NODES = Path("/dev")
+
+
+def local_device() -> torch.device:
+    """The GPU of this rank, made the current one; the CPU where there is none or DS_ACCELERATOR=cpu is set.
+
+    Raises UserError if there is a GPU that PyTorch cannot use: weeks of CPU would be spent unasked.
+    """
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        _require_no_gpu()
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _require_no_gpu() -> None:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    if not hidden and (found := sorted(NODES.glob("nvidia[0-9]*"))):
+        wanted = f"a driver for CUDA {torch.version.cuda}" if torch.version.cuda else "other wheels"
+        raise UserError(
+            f"{found[0]} is a GPU that PyTorch {torch.__version__} cannot use; it wants {wanted}. To compute "
+            "on the CPUs all the same, set DS_ACCELERATOR=cpu."
+        )
