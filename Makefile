@@ -80,7 +80,8 @@ bench-stream: env-peers
 	$(PEERS)/bin/python launch/benchmark.py stream
 	$(PEERS)/bin/python launch/benchmark.py order
 
-# Days on a CPU: tier A is about an hour of one core a world. Goes on where it was.
+# Days on a CPU: steps alone are an hour and a half of one core in a world of tier A, two more in one of B,
+# six more in one of C. Goes on where it was.
 experiment: env
 	$(BIN)/python launch/experiment.py run --tier $(or $(TIER),A)
 
