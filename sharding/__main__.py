@@ -148,17 +148,18 @@ def _verify(options: argparse.Namespace) -> None:
     from sharding.cluster import ray_session
     from sharding.upkeep.verify import verify  # brings webdataset and with it torch
 
+    url = absolute(options.url)  # workers may run in another folder
     try:
-        tar_bytes = sum(shard.tar_bytes for shard in ShardSet(options.url).manifest.shards)
+        tar_bytes = sum(shard.tar_bytes for shard in ShardSet(url).manifest.shards)
     except DamagedManifest as error:
-        print(f"{options.url}: DAMAGED.\n{error}")
+        print(f"{url}: DAMAGED.\n{error}")
         sys.exit(1)
     alone = options.workers == 1 or (options.workers is None and tar_bytes < VERIFIED_ALONE_BYTES)
     if alone:
-        report = verify(options.url)
+        report = verify(url)
     else:
         with ray_session(options.workers) as cluster:
-            report = verify(options.url, cluster.map)
+            report = verify(url, cluster.map)
     print("\n".join(report.lines()))
     sys.exit(1 if report.problems else 0)
 

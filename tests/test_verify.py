@@ -3,8 +3,9 @@
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import chdir, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,8 +32,10 @@ from pipeline.shards import (
     tar_name,
 )
 from pipeline.stores.store import Location
+from sharding import cluster
+from sharding.__main__ import main
 from sharding.tar import TarWriter
-from sharding.upkeep.shard_check import SHOWN
+from sharding.upkeep.shard_check import SHOWN, ShardCheck
 from sharding.upkeep.verify import verify
 
 FLIPS = 200
@@ -95,6 +98,36 @@ def test_a_whole_set_is_whole_wherever_its_shards_are_checked(whole: Path) -> No
     assert problems(whole) == []
     with ProcessPoolExecutor(1) as elsewhere:
         assert verify(str(whole), elsewhere.map).problems == []
+
+
+class Elsewhere:
+    """Workers in another folder than whoever typed the command."""
+
+    def map(
+        self, function: Callable[[ShardCheck], list[str]], checks: Iterable[ShardCheck]
+    ) -> Iterator[list[str]]:
+        for check in checks:
+            with chdir("/"):
+                found = function(check)
+            yield found
+
+
+def test_a_relative_url_means_the_same_set_to_all_workers(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(whole.parent)
+    monkeypatch.setattr(cluster, "ray_session", lambda workers: nullcontext(Elsewhere()))
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", whole.name, "--workers", "2"])
+    assert ended.value.code == 0, capsys.readouterr().out
+
+
+def test_a_worker_that_does_not_see_the_set_calls_nothing_damaged(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(whole.parent)
+    with pytest.raises(OSError, match=rf"crops/{MANIFEST} is not seen from"):
+        verify(whole.name, Elsewhere().map)
 
 
 def test_every_flipped_bit_of_every_file_is_found(whole: Path, copy: Path) -> None:

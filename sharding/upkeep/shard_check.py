@@ -3,6 +3,7 @@
 What is wrong comes back as sentences. Nothing is believed because our own writer wrote it.
 """
 
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -57,7 +58,20 @@ def shard_checks(url: str, manifest: Manifest) -> Iterator[ShardCheck]:
 
 
 def check_shard(check: ShardCheck) -> list[str]:
-    """What is wrong with it, whatever the others are like. Raises OSError if the store keeps failing."""
+    """What is wrong with it, whatever the others are like.
+
+    Raises OSError if the store keeps failing, or this machine does not see the set at all.
+    """
+    problems = _problems(check)
+    if problems and not Location(check.url).child(MANIFEST).exists():
+        raise OSError(
+            f"{check.url}/{MANIFEST} is not seen from {socket.gethostname()}, so nothing is known of the set. "
+            "It must have one path on all nodes: a shared file system or a store"
+        )
+    return problems
+
+
+def _problems(check: ShardCheck) -> list[str]:
     shard, shard_set = check.shard, ShardSet(check.url)
     root, tar = shard_set.location, shard_set.tar(shard)
     name = index_name(shard.variant, shard.name)

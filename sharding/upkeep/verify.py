@@ -34,7 +34,7 @@ OURS = ("shards/", "protocols/")
 """Folders that belong to a shard set, if it shares its place with another tool's files."""
 
 Run = Callable[[Callable[[ShardCheck], list[str]], Iterable[ShardCheck]], Iterable[list[str]]]
-"""Calls a picklable function with each of the arguments; yields the results in order, as `map` does."""
+"""Calls a picklable function with each of the arguments; yields the results in any order."""
 
 
 @dataclass(frozen=True)
