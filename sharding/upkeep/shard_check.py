@@ -65,7 +65,7 @@ def check_shard(check: ShardCheck) -> list[str]:
     problems = _problems(check)
     if problems and not Location(check.url).child(MANIFEST).exists():
         raise OSError(
-            f"{check.url}/{MANIFEST} is not seen from {socket.gethostname()}, so nothing is known of the set. "
+            f"{check.url}/{MANIFEST} is not seen from {socket.gethostname()}: nothing is known of the set. "
             "It must have one path on all nodes: a shared file system or a store"
         )
     return problems
