@@ -9,7 +9,9 @@ from releases import JPEG, list_samples, read, write_file
 
 from pipeline.errors import UserError
 from sharding.datasets import ADAPTERS
-from sharding.datasets.base import FaultySample
+from sharding.datasets.base import FaultySample, Listing
+from sharding.output import compare_counts
+from sharding.summary import count_lines
 
 
 def person(fbox: list[int], **members: Any) -> dict[str, Any]:
@@ -63,6 +65,19 @@ def test_crowdhuman_boxes_leave_the_image_and_masks_are_ignored(tmp_path: Path) 
         "kept boxes": 5,
         "dropped boxes": 1,
     }
+
+
+def test_a_perfect_copy_of_crowdhuman_is_the_release_as_published() -> None:
+    found = {"images": 15_000, "persons": 339_565, "ignore regions": 99_218, "kept boxes": 438_783}
+    crowdhuman = ADAPTERS["crowdhuman"]
+
+    def lines(**differing: int) -> list[str]:
+        listing = Listing([], 15_000, found={**found, **differing})
+        return count_lines("crowdhuman train", compare_counts(crowdhuman, "train", listing))
+
+    assert lines() == []
+    (line,) = lines(images=14_962)
+    assert line.endswith("not the release as published: images 14,962 of 15,000 (V)")
 
 
 def test_crowdhuman_lists_missing_images_and_goes_on(tmp_path: Path) -> None:
