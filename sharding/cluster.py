@@ -37,10 +37,14 @@ import ray  # noqa: E402
 from ray.exceptions import LocalRayletDiedError, RayError, RayTaskError  # noqa: E402
 
 from pipeline.errors import UserError  # noqa: E402
+from pipeline.stores.store import may_pass  # noqa: E402
 
 IN_FLIGHT_PER_CPU = 2
 """Enough that no worker waits for the driver and that a cluster which can grow sees a reason to."""
 TASK_RETRIES = 5
+"""Of a task whose worker or node died."""
+ERROR_RETRIES = 2
+"""Of a task that an OSError ended, after other tries of the read alone: another node may fare better."""
 TASK_BYTES = 600 << 20
 """Memory that a task reserves unless it says that it needs more."""
 OBJECT_STORE_BYTES = 256 << 20
@@ -68,7 +72,7 @@ class Failure:
 
     reason: str
     passing: bool
-    """A source or store failed, which may be better next time."""
+    """A source or store failed in a way that may be better next time."""
 
 
 class RayDied(UserError):
@@ -153,7 +157,7 @@ def _result(reference: ray.ObjectRef) -> Any:
                 "again and it continues."
             ) from None
         cause = error.cause if isinstance(error, RayTaskError) else error
-        return Failure(_reason(error, cause), isinstance(cause, OSError))
+        return Failure(_reason(error, cause), isinstance(cause, OSError) and may_pass(cause))
 
 
 def _repeat(
@@ -161,7 +165,7 @@ def _repeat(
 ) -> Task[A] | None:
     if not isinstance(result, Failure):
         return again(task.argument, result)
-    if result.passing and task.failures < TASK_RETRIES:
+    if result.passing and task.failures < ERROR_RETRIES:
         return replace(task, failures=task.failures + 1)
     return None
 

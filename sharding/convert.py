@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.annotation import MAX_JSON_BYTES, Annotation, Box, Person
 from pipeline.shards import sha256
-from pipeline.stores.store import retry
+from pipeline.stores.store import ATTEMPTS, retry
 from sharding.canvas import place_crop, resize
 from sharding.datasets.base import MISSING, Adapter, SourceSample
 from sharding.filters import is_large
@@ -61,8 +61,10 @@ def read_sample(job: Conversion, planned: PlannedSample) -> bytes | Fault:
     """The sample's coded image. Raises OSError on what may pass, after trying again."""
     if planned.fault:
         return Fault(planned.fault)
+    # Reads from a store are tried again where they are made: attempts of both would multiply.
+    attempts = ATTEMPTS if job.source.is_local else 1
     try:
-        return retry(lambda: job.adapter.read(job.source, planned.source.locator))
+        return retry(lambda: job.adapter.read(job.source, planned.source.locator), attempts)
     except FileNotFoundError:
         if not job.source.exists():
             raise OSError(f"the source {job.source.url} has gone") from None

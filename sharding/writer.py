@@ -117,13 +117,16 @@ def _read_all(job: ShardJob) -> Iterator[tuple[PlannedSample, bytes | Fault]]:
         return
     ahead: deque[tuple[PlannedSample, Future[bytes | Fault]]] = deque()
     with ThreadPoolExecutor(READERS) as readers:
-        for planned in job.shard.samples:
-            ahead.append((planned, readers.submit(read_sample, job.conversion, planned)))
-            while len(ahead) > READERS or _size(ahead) > READ_AHEAD_BYTES:
-                first, data = ahead.popleft()
-                yield first, data.result()
-        for planned, data in ahead:
-            yield planned, data.result()
+        try:
+            for planned in job.shard.samples:
+                ahead.append((planned, readers.submit(read_sample, job.conversion, planned)))
+                while len(ahead) > READERS or _size(ahead) > READ_AHEAD_BYTES:
+                    first, data = ahead.popleft()
+                    yield first, data.result()
+            for planned, data in ahead:
+                yield planned, data.result()
+        finally:  # after a failure, none is begun that waits as long for the store again
+            readers.shutdown(wait=False, cancel_futures=True)
 
 
 def _size(ahead: "deque[tuple[PlannedSample, Future[bytes | Fault]]]") -> int:

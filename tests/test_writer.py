@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 from fakes import FakeAdapter, fake_crops, fake_scenes, jpeg
+from fsspec.implementations.memory import MemoryFileSystem
 from shardset import picture
 
 from pipeline.annotation import Annotation
@@ -21,6 +23,7 @@ from pipeline.shards import INDEX_SCHEMA, index_name, sha256, tar_name
 from pipeline.stores import store
 from sharding.canvas import CanvasConfig
 from sharding.convert import Conversion
+from sharding.datasets import ADAPTERS
 from sharding.datasets.base import FaultySample
 from sharding.image import CodedImage, Fault, open_image
 from sharding.plan import PlanConfig, make_plan
@@ -340,6 +343,25 @@ def test_a_source_in_a_store_is_read_ahead_and_gives_the_same_bytes(tmp_path: Pa
     write_shard(replace(local, conversion=store, out=str(tmp_path / "store")))
     assert len(threads) > 1
     assert files(tmp_path / "store") == files(tmp_path / "local")
+
+
+def test_a_store_that_fails_is_asked_as_often_for_a_shard_as_for_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Counter[str] = Counter()
+
+    def fail(fs: object, path: str, **limits: int) -> bytes:
+        asked[path] += 1
+        raise TimeoutError("store does not answer")
+
+    monkeypatch.setattr(store, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
+    monkeypatch.setattr(MemoryFileSystem, "size", lambda fs, path: 9)
+    local = job(fake_scenes(40), tmp_path / "out")
+    reading = replace(local.conversion, source=Source("memory://scenes"), adapter=ADAPTERS["ecp"])
+    with pytest.raises(TimeoutError):
+        write_shard(replace(local, conversion=reading))
+    assert set(asked.values()) == {store.STORE_ATTEMPTS}
 
 
 def test_a_rescue_keeps_what_can_be_used_and_writes_nothing_otherwise(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ STORE_ATTEMPTS = 8
 connections and says nothing is given up after STORE_ATTEMPTS * READ_TIMEOUT_S more, 145 s together."""
 FIRST_WAIT_S = 0.2
 FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+FINAL_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 T = TypeVar("T")
 
@@ -326,15 +327,18 @@ def _with_os_errors(call: Callable[[], T]) -> T:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
+def may_pass(error: OSError) -> bool:
+    """Whether another try is of use: nothing is missing, forbidden or full."""
+    return not isinstance(error, FINAL_ERRORS) and error.errno not in FINAL_NUMBERS
+
+
 def retry(call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
     """`call()`, again after a growing pause while it raises an OSError that may pass."""
     for attempt in range(attempts):
         try:
             return call()
-        except FINAL_ERRORS:
-            raise
-        except OSError:
-            if attempt == attempts - 1:
+        except OSError as error:
+            if not may_pass(error) or attempt == attempts - 1:
                 raise
             # Not all ranks at one moment.
             pause(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1))
