@@ -18,7 +18,8 @@ MAX_KEY_BYTES = 100
 MAX_JSON_BYTES = 4 << 20
 
 SAFE_KEY = re.compile(r"[A-Za-z0-9_,-]+(/[A-Za-z0-9_,-]+)*")
-EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,5}$")
+EXTENSION = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+"""Of an image. Database keys may end in a number after a dot, which tells them apart."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Box = tuple[Finite, Finite, Finite, Finite]
@@ -95,7 +96,7 @@ class Annotation(_Record):
 
 
 def sample_key(dataset: str, split: str, relative_path: str) -> str:
-    """`dataset/split/relative path` without extension: safe as a tar member and a WebDataset key.
+    """`dataset/split/relative path` without `.jpg` or `.png`: safe as a tar member and a WebDataset key.
 
     Other characters become `_` and long names are cut; either appends 16 hex digits of the original's
     sha256, so that different paths keep different keys.

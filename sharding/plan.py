@@ -28,6 +28,9 @@ from sharding.ordering import Numbers, cut, digest, heads_of, sort_digests, turn
 PLAN_VERSION = 3
 """Raised whenever the same source and settings give other bytes than before."""
 
+REPEATED = "repeated key"
+"""Rule that leaves out all samples of a key but the first."""
+
 SUBSET_SALT = "hybrid-person-search subset v1"
 """Published, so that anybody can name the same N samples."""
 
@@ -248,7 +251,7 @@ def _choose(
     subset = kept if config.subset is None else _subset(kept, columns.subset_digests, config.subset)
     excluded = {
         **listing.excluded,
-        "repeated key": int(repeated.sum()),
+        REPEATED: int(repeated.sum()),
         **{
             rule.name: int((~repeated & (left_out == number)).sum())
             for number, rule in enumerate(rules, start=1)

@@ -10,7 +10,7 @@ from sharding.convert import Conversion
 from sharding.datasets.base import Listing
 from sharding.destination import check_destination
 from sharding.output import find_manifest, finished_shards, has_child_shards, unlisted
-from sharding.plan import Plan, make_plan
+from sharding.plan import REPEATED, Plan, make_plan
 from sharding.recipe import SetRequest
 from sharding.writer import ShardJob
 
@@ -40,14 +40,21 @@ class PreparedSet:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know and what is no error."""
-        if not self.unknown_keys:
-            return ()
-        shown = ", ".join(self.unknown_keys[:SHOWN])
-        more = ", ..." if len(self.unknown_keys) > SHOWN else ""
-        return (
-            f"!! {self.name}: {len(self.unknown_keys):,} keys of the filters' files are not in the release: "
-            f"{shown}{more}",
-        )
+        return tuple(f"!! {self.name}: {line}" for line in (*self._unknown(), *self._repeated()))
+
+    def _unknown(self) -> Iterator[str]:
+        if self.unknown_keys:
+            shown = ", ".join(self.unknown_keys[:SHOWN])
+            more = ", ..." if len(self.unknown_keys) > SHOWN else ""
+            number = f"{len(self.unknown_keys):,} keys of the filters' files"
+            yield f"{number} are not in the release: {shown}{more}"
+
+    def _repeated(self) -> Iterator[str]:
+        if number := self.plan.excluded.get(REPEATED):
+            yield (
+                f"{number:,} samples are left out: others have their keys, by names that differ in .jpg or "
+                ".png at most"
+            )
 
     @property
     def samples_todo(self) -> int:

@@ -12,6 +12,7 @@ import lmdb
 import pytest
 from releases import JPEG, list_samples, read, write_file
 
+from pipeline.annotation import sample_key
 from pipeline.errors import UserError
 from pipeline.stores.store import Location
 from sharding.datasets import ADAPTERS
@@ -91,6 +92,20 @@ def test_given_the_database_folder_reads_the_keys_beside_it(tmp_path: Path) -> N
     listing = list_samples("luperson", source, "train")
     assert [sample.origin for sample in listing.samples] == NAMES[:2]
     assert read("luperson", source, listing.samples[0].locator) == JPEG
+
+
+def test_keys_that_end_in_a_number_after_a_dot_stay_apart(tmp_path: Path) -> None:
+    source = release(tmp_path, records={f"v000.{n:05d}".encode(): b"1" for n in range(60)})
+    listing = list_samples("luperson", source, "train")
+    plan = make_plan(ADAPTERS["luperson"], "train", listing, PlanConfig())
+    assert (plan.samples, plan.excluded) == (60, {})
+
+
+def test_an_image_ending_is_no_part_of_the_sample_key(tmp_path: Path) -> None:
+    names = [f"30_00_0292_00000238{ending}" for ending in ("", ".jpg", ".JPEG", ".png")]
+    assert {sample_key("luperson", "train", name) for name in names} == {
+        f"luperson/train/{names[0]}"
+    }
 
 
 @pytest.mark.parametrize("root", ["lup/lmdb_300_30", "LUPerson/LUPerson"])

@@ -200,6 +200,15 @@ def test_keys_of_a_filter_that_the_release_does_not_have_are_said(tmp_path: Path
     )
 
 
+def test_samples_whose_key_another_has_are_a_loud_line(tmp_path: Path) -> None:
+    scenes = fake_scenes(4)
+    scenes.samples += scenes.samples[1:3]
+    prepared = prepare(request(scenes, tmp_path / "out"))
+    (line,) = prepared.notes
+    assert line.startswith("!! fake train: 2 samples are left out: others have their keys")
+    assert line in plan_report([prepared], 1)
+
+
 @pytest.mark.parametrize("option", [["--summary", "{file}/run.json"], ["--workers", "0"]])
 def test_options_that_cannot_be_used_are_refused_before_anything_is_written(
     miniature: tuple[Path, object], tmp_path: Path, option: list[str]
