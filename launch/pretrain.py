@@ -95,13 +95,6 @@ def train_together(
     model = build_model(config, stream.identities, stream.domains, load_weights=start is None)
     require_same_weights(model.search.first_weights, device)
     prepare(model.search, config.engine.speed)
-    if is_main():
-        if start is not None and changes is not None:
-            folder.checkpoints(config.checkpoint).recover(start)
-            changes.record(folder.path)
-        folder.create(config, stream)
-        if start is None:
-            folder.record_weights(model.search.first_weights)
     global_batch = config.stream.scene_batch + config.stream.canvas_batch
     optimizer = build_optimizer(
         model,
@@ -114,6 +107,13 @@ def train_together(
     engine = Engine(model, optimizer, config.engine, device, global_batch, tracked)
     if start is not None:
         engine.restore(start)
+    if is_main():  # only now: a resume that is refused leaves the folder as it was
+        if start is not None and changes is not None:
+            folder.checkpoints(config.checkpoint).recover(start)
+            changes.record(folder.path)
+        folder.create(config, stream)
+        if start is None:
+            folder.record_weights(model.search.first_weights)
     return train(config, folder, stream, model, engine, start.state if start else None, here)
 
 

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -177,11 +178,14 @@ class RunFolder:
         return Identities.from_json((self.path / IDENTITIES_FILE).read_bytes())
 
     def changes(self, config: RunConfig, stream: Stream, start: State) -> Changes:
-        """What was otherwise when this folder was written last. Raises UserError if it is no run folder.
+        """What was otherwise when this folder was written last.
 
-        Of the stream only its past counts, by its digest: what follows `start` may be chosen anew.
+        Of the stream only its past counts, by its digest: what follows `start` may be chosen anew. Raises
+        UserError if this is no run folder, or if its model has no room for what `stream` brings.
         """
-        before = load_run(self.path).config
+        run = load_run(self.path)
+        run.require_room(config, stream)
+        before = run.config
         trained, now = start.stream_digest, stream.history_digest(start.step)
         schedules = (before.optimiser.decay, config.optimiser.decay)
         changed = compare(before.model_dump(mode="json"), config.model_dump(mode="json"))
@@ -292,6 +296,23 @@ class Run:
     config: RunConfig
     identities: Identities
     domains: dict[str, tuple[str, ...]]
+
+    def require_room(self, config: RunConfig, stream: Stream) -> None:
+        """Raises UserError if `stream` has identities or domains that the tables and classifiers lack."""
+        added = Counter(name for name, _ in stream.identities.pairs[self.identities.num_rows :])
+        wanted = [f"{number} identities of {name}" for name, number in added.items()]
+        for task in sorted({"detection", "reid"}.intersection(config.hybrid.alignment.tasks)):
+            old, new = self.domains.get(task, ()), stream.domains[task]
+            if max(1, len(old)) != max(1, len(new)):  # a single domain has no classifier
+                names = ", ".join(old) or "none"
+                wanted.append(f"{', '.join(new)} as the domains of {task} in place of {names}")
+        if wanted:
+            raise UserError(
+                f"the model of the run in {self.folder.path} has no room for {'; '.join(wanted)}: its "
+                "look-up table and domain classifiers keep their size. Sets that come later are named in "
+                "`stream.segments` before a run starts. A new run may begin with this one's weights: "
+                f"--set run=... --set start.weights={self.folder.path}."
+            )
 
     def checkpoint(self) -> Checkpoint:
         newest = self.folder.checkpoints(self.config.checkpoint).newest()
