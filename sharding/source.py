@@ -30,6 +30,9 @@ LOCAL_AHEAD, REMOTE_AHEAD = 1 << 12, 1 << 20
 """Bytes read at once when an archive is listed: a store takes as long for one as for a million."""
 MEMBER = "\0"
 """First character of a member's locator; no path has it."""
+LARGE = "\1"
+"""First character of the locator of a store's file that was listed as too large to be read whole: a read of
+any other need not ask for its size first."""
 
 Parts = tuple[str, ...]
 """Paths below the source of the parts of an archive; `` is the source itself."""
@@ -70,7 +73,7 @@ class Source:
                 self._check_name(path)
                 if self._members:
                     seen.add(path)
-                yield path, SourceFile(path, size)
+                yield path, self._loose_file(path, size)
         for path, (parts, member) in self._members.items():
             if path.startswith(prefix) and path.endswith(suffix) and path not in seen:
                 self._check_name(path)
@@ -82,7 +85,7 @@ class Source:
             return None
         size = self._loose_size(path)
         if size is not None:
-            return SourceFile(path, size)
+            return self._loose_file(path, size)
         return _member_file(*self._members[path]) if path in self._members else None
 
     def has(self, path: str) -> bool:
@@ -95,10 +98,7 @@ class Source:
     def read(self, locator: str) -> bytes:
         """All bytes of a file. Raises ValueError if it is damaged, or larger than any image or list."""
         if not locator.startswith(MEMBER):
-            data = _ranges(self.url, locator)
-            if data.size > MOST_BYTES:
-                raise ValueError(f"{data.size:,} bytes, more than {MOST_BYTES:,}")
-            return data.read(0, data.size)
+            return self._read_loose(locator)
         parts, member = Member.loads(locator.removeprefix(MEMBER))
         try:
             return read_member(
@@ -110,7 +110,7 @@ class Source:
     def ranges(self, locator: str) -> Ranges:
         """Random access to a file of any size."""
         if not locator.startswith(MEMBER):
-            return _ranges(self.url, locator)
+            return _ranges(self.url, locator.removeprefix(LARGE))
         parts, member = Member.loads(locator.removeprefix(MEMBER))
         return open_member(_archive(self.url, parts), member, lambda: _inflated(self.url, parts))
 
@@ -154,6 +154,19 @@ class Source:
         if self.is_local:
             return os.path.exists(_local_path(self.url, path))
         return self._location(path).exists()
+
+    def _loose_file(self, path: str, size: int) -> SourceFile:
+        large = size > MOST_BYTES and not self.is_local
+        return SourceFile(LARGE + path if large else path, size)
+
+    def _read_loose(self, locator: str) -> bytes:
+        path = locator.removeprefix(LARGE)
+        if path == locator and not self.is_local:
+            return _below(self.url, path).read()
+        data = _ranges(self.url, path)
+        if data.size > MOST_BYTES:
+            raise ValueError(f"{data.size:,} bytes, more than {MOST_BYTES:,}")
+        return data.read(0, data.size)
 
     def _loose_size(self, path: str) -> int | None:
         if self._is_archive:
@@ -305,6 +318,10 @@ def _location(url: str) -> Location:
     return Location(url)
 
 
+def _below(url: str, path: str) -> Location:
+    return _location(url).child(*path.split("/")) if path else _location(url)
+
+
 def _local_path(url: str, path: str) -> str:
     return os.path.join(_location(url).path, path) if path else _location(url).path
 
@@ -312,7 +329,7 @@ def _local_path(url: str, path: str) -> str:
 def _ranges(url: str, path: str) -> Ranges:
     if _location(url).is_local:
         return _LocalFile(_local_path(url, path))
-    return _RemoteFile(_location(url).child(*path.split("/")) if path else _location(url))
+    return _RemoteFile(_below(url, path))
 
 
 def _archive(url: str, parts: Parts) -> Ranges:

@@ -19,10 +19,9 @@ from pipeline.stores.store import Location
 from sharding.convert import VANISHED, Conversion, Member, NeedsMemory, convert, read_sample
 from sharding.image import Fault
 from sharding.plan import PlannedSample, ShardPlan
+from sharding.reading import READERS
 from sharding.tar import TarWriter
 
-READERS = 16
-"""Reads from a store at a time: each waits for the network most of the time."""
 READ_AHEAD_BYTES = 64 << 20
 
 

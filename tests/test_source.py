@@ -4,16 +4,20 @@ import io
 import random
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from object_store import s3_environment, s3_server
 from packing import KINDS, cut, files_of, tarred, unpacked, zipped
 from releases import list_samples, read, write_file
 
+import sharding.source
 from pipeline.errors import UserError
 from sharding.datasets import ADAPTERS
 from sharding.datasets.base import SourceSample
@@ -321,3 +325,67 @@ def test_cuhk03_and_crowdhuman_from_a_store(
         assert without_locators(list(stored)) == without_locators(list(loose))
         data = read(name, f"s3://bucket/{name}", stored[0].locator)
         assert data == read(name, miniature[0] / name, loose[0].locator)
+
+
+class Asked:
+    """A store in memory, which notes what it is asked for and how often at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, files: Path) -> None:
+        self.read: Counter[str] = Counter()
+        self.sizes: list[str] = []
+        self.at_once = self._now = 0
+        self._answer = MemoryFileSystem.cat_file
+        monkeypatch.setattr(MemoryFileSystem, "store", {})
+        monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+        MemoryFileSystem().put(str(files), "/release", recursive=True)
+        monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *a, **k: self._cat(*a, **k))
+        monkeypatch.setattr(MemoryFileSystem, "size", lambda fs, path: self._size(fs, path))
+
+    def _cat(self, fs: MemoryFileSystem, path: str, **limits: int) -> bytes:
+        self.read[path] += 1
+        self._now += 1
+        self.at_once = max(self.at_once, self._now)
+        sleep(0.01)
+        self._now -= 1
+        return self._answer(fs, path, **limits)
+
+    def _size(self, fs: MemoryFileSystem, path: str) -> int:
+        self.sizes.append(path)
+        return int(fs.info(path)["size"])
+
+
+@pytest.mark.parametrize(("name", "split"), [("ecp", "day_train"), ("prw", "test")])
+def test_labels_in_a_store_take_a_request_each_and_are_read_side_by_side(
+    name: str,
+    split: str,
+    miniature: tuple[Path, list[TruthImage]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = miniature[0] / name
+    asked = Asked(monkeypatch, release)
+    stored = list_samples(name, "memory://release", split)
+    assert replace(stored, samples=()) == replace(list_samples(name, release, split), samples=())
+    loose = list_samples(name, release, split).samples
+    assert without_locators(list(stored.samples)) == without_locators(list(loose))
+    for one, other in zip(stored.samples, loose, strict=True):
+        assert read(name, "memory://release", one.locator) == read(name, release, other.locator)
+    assert asked.at_once > 4
+    assert set(asked.read.values()) == {1}
+    assert asked.sizes == []
+
+
+def test_a_file_of_a_store_too_large_to_be_read_whole_is_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_file(tmp_path / "small", b"12345678")
+    write_file(tmp_path / "large", b"123456789")
+    asked = Asked(monkeypatch, tmp_path)
+    monkeypatch.setattr(sharding.source, "MOST_BYTES", 8)
+    source = Source("memory://release")
+    files = source.files()
+    assert files["large"] == source.find("large")
+    assert source.read(files["small"].locator) == b"12345678"
+    with pytest.raises(ValueError, match="9 bytes, more than 8"):
+        source.read(files["large"].locator)
+    assert [*asked.read] == ["/release/small"]
+    assert source.ranges(files["large"].locator).read(7, 99) == b"89"

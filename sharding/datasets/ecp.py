@@ -8,6 +8,7 @@ from pipeline.errors import UserError
 from sharding.datasets import text
 from sharding.datasets.base import FaultySample, Listing, Published, SourceSample
 from sharding.datasets.boxes import count_boxes, has_area, keep_dropped
+from sharding.reading import map_reads
 from sharding.source import Source, SourceFile, find_root
 
 VEHICLES = frozenset(("bicycle", "buggy", "motorbike", "scooter", "tricycle", "wheelchair"))
@@ -75,34 +76,43 @@ def _of_cities(source: Source, path: str, suffix: str, expected: str) -> dict[st
 def _list(
     source: Source, labels: dict[str, SourceFile], images: dict[str, SourceFile], split: str
 ) -> Listing:
-    time, part = split.split("_")
-    samples: list[SourceSample] = []
-    faulty: list[FaultySample] = []
     frames = sorted(labels.keys() | images.keys())
-    for name in frames:
-        key, label = _key(split, f"{name}.png"), f"{time}/labels/{part}/{name}.json"
-        if name not in images:
-            faulty.append(FaultySample(key, f"{time}/img/{part}/{name}.png"))
-        elif name not in labels:
-            faulty.append(FaultySample(key, label))
-        else:
-            try:
-                frame = _frame(source.read(labels[name].locator))
-                samples.append(_sample(frame, f"{name}.png", split, images[name]))
-            except ValueError as error:
-                faulty.append(FaultySample(key, label, f"damaged label file: {error}"))
+    listed = list(
+        map_reads(
+            source,
+            lambda name: _listed(source, name, split, labels.get(name), images.get(name)),
+            frames,
+        )
+    )
+    samples = [one for one in listed if isinstance(one, SourceSample)]
+    faulty = tuple(one for one in listed if isinstance(one, FaultySample))
     kept = [sample for sample in samples if any(not person.ignore for person in sample.persons)]
     return Listing(
         kept,
         len(frames),
         excluded={NO_PEDESTRIAN: len(samples) - len(kept)},
-        faulty=tuple(faulty),
+        faulty=faulty,
         found={
             "images": len(samples),
             "images with pedestrians": len(kept),
             **count_boxes(samples),
         },
     )
+
+
+def _listed(
+    source: Source, name: str, split: str, label: SourceFile | None, image: SourceFile | None
+) -> SourceSample | FaultySample:
+    time, part = split.split("_")
+    key, label_path = _key(split, f"{name}.png"), f"{time}/labels/{part}/{name}.json"
+    if image is None:
+        return FaultySample(key, f"{time}/img/{part}/{name}.png")
+    if label is None:
+        return FaultySample(key, label_path)
+    try:
+        return _sample(_frame(source.read(label.locator)), f"{name}.png", split, image)
+    except ValueError as error:
+        return FaultySample(key, label_path, f"damaged label file: {error}")
 
 
 def _key(split: str, image: str) -> str:

@@ -16,6 +16,7 @@ from sharding.datasets import matlab, text
 from sharding.datasets.base import FaultySample, Listing, Published, SourceSample
 from sharding.datasets.boxes import count_people, has_area, keep_dropped
 from sharding.datasets.protocol import ProtocolTable
+from sharding.reading import map_reads
 from sharding.source import Source, SourceFile, find_root
 
 EXPECTED = (
@@ -70,14 +71,17 @@ class Prw:
         frames = _read_frames(source, root, split)
         images = _files(source, f"{root}frames", ".jpg")
         annotations = _files(source, f"{root}annotations", ".jpg.mat")
-        samples: list[SourceSample] = []
-        faulty: list[FaultySample] = []
-        for frame in frames:
-            sample = _sample(source, frame, split, images.get(frame), annotations.get(frame))
-            if isinstance(sample, SourceSample):
-                samples.append(sample)
-            else:
-                faulty.append(sample)
+        listed = list(
+            map_reads(
+                source,
+                lambda frame: _sample(
+                    source, frame, split, images.get(frame), annotations.get(frame)
+                ),
+                frames,
+            )
+        )
+        samples = [one for one in listed if isinstance(one, SourceSample)]
+        faulty = [one for one in listed if isinstance(one, FaultySample)]
         found = {"images": len(samples), **count_people(samples)}
         protocols: dict[str, pa.Table] = {}
         if split == "test":
