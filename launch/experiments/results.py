@@ -79,7 +79,7 @@ def _tier(name: str, tier: TierConfig, numbers: Numbers) -> Iterator[str]:
 
 
 def _means(arms: Sequence[str], tier: TierConfig, numbers: Numbers) -> Iterator[str]:
-    yield f"| arm | worlds | mAP at half time | {' | '.join(COLUMNS.values())} |"
+    yield f"| arm | worlds | mAP after half the steps | {' | '.join(COLUMNS.values())} |"
     yield "|---|---|" + "---|" * (len(COLUMNS) + 1)
     for arm in arms:
         says = numbers.experiment.config.arms[arm].says
