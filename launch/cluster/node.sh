@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # This machine's part of a run, without ssh. Started once on every machine, by hand or by a scheduler:
 #   HOSTFILE=hosts NODE_RANK=0 MASTER_ADDR=node-1 launch/cluster/node.sh --config RUN_FILE --resume
-# The exit code is that of the ranks: 0 finished, 75 stopped on request (SIGTERM to this script, SIGUSR1 to all).
+# SCRIPT=launch/finetune.py fine-tunes instead. The exit code is that of the ranks: 0 finished, 75 stopped on request (SIGTERM to this script, SIGUSR1 to all).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${HOSTFILE:?a file like launch/cluster/hosts.example, the same on every machine}"
@@ -14,7 +14,7 @@ deepspeed=.venv/bin/deepspeed
 trap '' USR1
 set -m # a process group of its own for the launcher and its ranks
 "$deepspeed" --hostfile "$HOSTFILE" --no_ssh --node_rank "$NODE_RANK" \
-    --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}" launch/pretrain.py "$@" &
+    --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}" "${SCRIPT:-launch/pretrain.py}" "$@" &
 launcher=$!
 # DeepSpeed's outer launcher passes no SIGTERM on.
 trap 'kill -USR1 -- -$launcher' TERM
