@@ -34,4 +34,4 @@ def test_a_run_goes_on_without_the_file_that_it_began_with(tiny_run: Path, tmp_p
     assert torch.equal(stem, first.backbone.conv1[0].weight)
     assert not torch.equal(trained.rpn.head.cls_logits.weight, first.rpn.head.cls_logits.weight)
     with pytest.raises(UserError, match="no file"):
-        load_run(run).model(trained=False)
+        load_run(run).first_model()

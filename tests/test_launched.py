@@ -174,7 +174,7 @@ def test_checkpoints_are_whole_and_load(launched: Launched) -> None:
 
 
 def test_training_moved_all_weights(launched: Launched) -> None:
-    before = dict(launched.run.model(trained=False).named_parameters())
+    before = dict(launched.run.first_model().named_parameters())
     after = dict(launched.run.model().named_parameters())
     still = [name for name in before if torch.equal(before[name], after[name])]
     assert not still

@@ -12,12 +12,14 @@ from shardset import canvas_items, scene_items, simple_set, write_shard_set
 
 from launch import export, report
 from launch.reporting.curves import Curves
+from launch.reporting.data import open_inputs
 from launch.reporting.training import tenth, trend_table
 from pipeline.config import dump_config
 from pipeline.errors import UserError
 from pipeline.pages.sheet import sample_sheet, spread_samples
 from pipeline.samples import SampleReader
-from pipeline.settings import MixtureEntry, StreamConfig
+from pipeline.select import SelectConfig, select
+from pipeline.settings import MixtureEntry, SegmentConfig, StreamConfig
 from pipeline.shards import QUARANTINED, ShardSet
 from pipeline.stream import Stream
 from sharding.datasets import ADAPTERS
@@ -90,14 +92,15 @@ def test_a_stopped_run_is_reported_and_said_to_be_unfinished(
 ) -> None:
     run = make_run(config, tmp_path / "run")
     train_a_little(config, run)
-    (run.path / "ledger-00000.jsonl").write_text(
-        json.dumps({"dataset": "crowd/train", "reason": "damaged JPEG", "key": "a"}) + "\n"
-    )
+    bad = {"dataset": "crowd/train", "reason": "damaged JPEG", "key": "a", "position": 7}
+    other = {**bad, "key": "b"}
+    lines = [json.dumps(record) for record in (bad, other, bad)]  # step 7 was repeated
+    (run.path / "ledger-00000.jsonl").write_text("\n".join([*lines, '{"dataset": "cro']))
     text = write_report(monkeypatch, run.path, "--samples", "6")
     assert "not finished (stopped): 30 of 40 steps" in text
     assert text.count("data:image/jpeg") == 4 * 12
     assert "region to ignore" in text
-    assert "damaged JPEG" in text
+    assert '<td>damaged JPEG</td><td class="number">2</td>' in text
     assert "After: step 30" in text
     assert text.count("city (6)") == 2
     assert "Held-out accuracy" in text
@@ -202,6 +205,24 @@ def test_a_run_without_a_step_is_reported_too(
     assert "not finished (not started): 0 of 40 steps" in text
     assert "No step has been logged yet" in text
     assert "has no checkpoint yet" in text
+
+
+def test_inputs_are_what_every_mixture_may_draw(config: RunConfig, tmp_path: Path) -> None:
+    crowd, city = (entry.shards for entry in config.stream.scenes)
+    half = str(tmp_path / "half.selection")
+    select(ShardSet(city), SelectConfig(fraction=0.5)).write(half)
+    chosen = MixtureEntry(shards=city, weight=3, selection=half)
+    stays = MixtureEntry(shards=crowd, weight=1)
+    later = SegmentConfig(from_step=1500, scenes=(stays, chosen))
+    changes = {"scenes": (stays,), "canvases": (), "canvas_batch": 0, "segments": (later,)}
+    whole, part = open_inputs(config.stream.model_copy(update=changes))
+    assert (whole.url, whole.share, whole.samples) == (
+        crowd,
+        "100 % of 2, 25 % of 2 from step 1,500",
+        12,
+    )
+    assert (part.url, part.share, part.samples) == (city, "75 % of 2 from step 1,500", 6)
+    assert part.reader and len(list(spread_samples(part.reader, 12))) == 6
 
 
 def test_a_shard_set_that_has_moved_away_costs_its_part_only(

@@ -141,11 +141,11 @@ def test_another_file_in_its_place_is_not_what_the_run_began_with(
         update={"hybrid": tiny_config(), "start": StartConfig(weights=str(file))}
     )
     (second / "config.yaml").write_text(dump_config(config))
-    load_run(second).model(trained=False)
+    load_run(second).first_model()
     other = write_run(file.parent / "other", PersonSearch(tiny_config().model, seed=1))
     export_run(other, file, "person_search", monkeypatch)
     with pytest.raises(UserError, match=r"is not what .* began with"):
-        load_run(second).model(trained=False)
+        load_run(second).first_model()
 
 
 def test_ranks_compare_what_files_hold(monkeypatch: pytest.MonkeyPatch) -> None:

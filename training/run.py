@@ -334,13 +334,16 @@ class Run:
             run=lambda: trained_run(self.folder.path, self.config.stream),
         )
 
-    def model(self, trained: bool = True) -> HybridModel:
-        """The model with its newest weights, or as it was before the first step."""
-        model = build_model(self.config, self.identities, self.domains, load_weights=not trained)
-        if trained:
-            self.checkpoint().load_into(model)
-        else:
-            self._require_first(model.search.first_weights)
+    def model(self, checkpoint: Checkpoint | None = None) -> HybridModel:
+        """The model with the weights of `checkpoint`; of the newest, if None is given."""
+        model = build_model(self.config, self.identities, self.domains, load_weights=False)
+        (checkpoint or self.checkpoint()).load_into(model)
+        return model.eval()
+
+    def first_model(self) -> HybridModel:
+        """The model as it was before the first step."""
+        model = build_model(self.config, self.identities, self.domains, load_weights=True)
+        self._require_first(model.search.first_weights)
         return model.eval()
 
     def _require_first(self, found: LoadedWeights | None) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +11,20 @@ from pipeline.pages import page
 from pipeline.pages.page import Html
 from pipeline.pages.sheet import sample_sheet
 from pipeline.samples import SampleReader
-from pipeline.settings import MixtureEntry, StreamConfig
+from pipeline.selection import Selection
+from pipeline.settings import MixtureEntry, StreamConfig, TaskName
 from pipeline.shards import QUARANTINE, Manifest, ShardSet, read_parquet
 from training.model.norm import Kind
 
 SHOWN_FAULTS = 20
+KINDS: dict[TaskName, Kind] = {"detection": "scenes", "reid": "canvases"}
+Chosen = tuple[str, str | None]
+"""A shard set and the selection of it."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """An entry of the stream's mixture whose task is on."""
+    """An entry of the stream's mixtures whose task is on."""
 
     url: str
     kind: Kind
@@ -31,25 +35,52 @@ class Input:
     reader: SampleReader | None
     problem: str = ""
     """Why there is no reader."""
+    selection: str | None = None
+
+    @property
+    def samples(self) -> int:
+        """That may be drawn."""
+        if self.reader is None:
+            return 0
+        return sum(self.reader.slots) if self.selection else self.reader.manifest.samples
 
 
 def open_inputs(config: StreamConfig) -> list[Input]:
-    """A set that has moved away since must not keep the rest of the page from being made."""
-    tasks: list[tuple[Kind, tuple[MixtureEntry, ...], int, tuple[int, int]]] = [
-        ("scenes", config.scenes, config.scene_batch, config.scene_size),
-        ("canvases", config.canvases, config.canvas_batch, config.canvas_size),
-    ]
+    """Of all mixtures that a run has in turn. A set that has moved away since must not keep the rest of the
+    page from being made.
+    """
     inputs = []
-    for kind, entries, batch, size in tasks:
-        total = sum(entry.weight for entry in entries)
-        for entry in entries if batch else ():
-            share = f"{100 * entry.weight / total:.0f} % of {batch}"
-            try:
-                reader = SampleReader(ShardSet(entry.shards))
-                inputs.append(Input(entry.shards, kind, size, share, reader))
-            except UserError as error:
-                inputs.append(Input(entry.shards, kind, size, share, None, str(error)))
+    for task, kind in KINDS.items():
+        batch, _, size = config.task(task)
+        if batch:
+            shares = _shares(config.mixtures(task), batch)
+            inputs += [_open(entry, kind, size, share) for entry, share in shares.items()]
     return inputs
+
+
+def _shares(
+    mixtures: Sequence[tuple[int, Sequence[MixtureEntry]]], batch: int
+) -> dict[Chosen, str]:
+    """Of each set, or selection of one, in every mixture: `33 % of 4, 0 % of 4 from step 500`."""
+    said: dict[Chosen, list[str]] = {}
+    for from_step, entries in mixtures:
+        total = sum(entry.weight for entry in entries)
+        weights = {(entry.shards, entry.selection): entry.weight for entry in entries}
+        since = f" from step {from_step:,}" if from_step else ""
+        for chosen in dict.fromkeys([*said, *weights]):
+            share = f"{100 * weights.get(chosen, 0) / total:.0f} % of {batch}{since}"
+            said.setdefault(chosen, []).append(share)
+    return {chosen: ", ".join(shares) for chosen, shares in said.items()}
+
+
+def _open(entry: Chosen, kind: Kind, size: tuple[int, int], share: str) -> Input:
+    url, selection = entry
+    try:
+        chosen = Selection.read(selection) if selection else None
+        reader = SampleReader(ShardSet(url), selection=chosen)
+        return Input(url, kind, size, share, reader, selection=selection)
+    except UserError as error:
+        return Input(url, kind, size, share, None, str(error), selection)
 
 
 def what_went_in(inputs: Sequence[Input], ledgers: Sequence[Path]) -> Html:
@@ -72,7 +103,8 @@ def _overview(inputs: Sequence[Input]) -> Html:
             continue
         m = one.reader.manifest
         excluded = sum(m.excluded.values())
-        found = [m.samples, m.persons, m.ignored, len(m.identities), m.quarantined, excluded]
+        chosen = f"{one.samples:,} chosen of {m.samples:,}" if one.selection else m.samples
+        found = [chosen, m.persons, m.ignored, len(m.identities), m.quarantined, excluded]
         rows.append([m.dataset, m.split, m.task, *found, one.share])
     header = ["dataset", "split", "task", "samples", "persons", "ignore regions", "identities"]
     return page.table([*header, "quarantined", "excluded", "share of a batch"], rows)
@@ -137,13 +169,27 @@ def _left_out(reader: SampleReader) -> Html:
 
 def _replaced(ledgers: Sequence[Path]) -> Html:
     """Samples that the stream could not use while training."""
-    rows = [json.loads(line) for path in ledgers for line in path.read_text().splitlines()]
-    if not rows:
+    replaced = {place for path in ledgers for place in _places(path)}
+    if not replaced:
         return Html("")
-    counts = Counter((row["dataset"], row["reason"]) for row in rows)
-    cells = [[dataset, reason, number] for (dataset, reason), number in counts.most_common()]
+    counts = Counter((dataset, reason) for dataset, reason, *_ in sorted(replaced))
+    cells: list[list[page.Cell]] = [
+        [dataset, reason, number] for (dataset, reason), number in counts.most_common()
+    ]
     return page.block(
         "Replaced while training",
         page.table(["dataset", "reason", "samples"], cells),
         lead="Another sample of the same dataset stood in for each of these.",
     )
+
+
+def _places(ledger: Path) -> Iterator[tuple[str, str, str, int]]:
+    """Dataset, reason, key and position: a resumed run writes those of repeated steps once more. A line that
+    a killed run left half written is passed over.
+    """
+    for line in ledger.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        yield row["dataset"], row["reason"], row["key"], row["position"]

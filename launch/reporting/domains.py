@@ -14,7 +14,7 @@ from pipeline.pages.plot import bar_chart, scatter_plot
 from pipeline.pages.sheet import spread_samples
 from pipeline.rendering.decode import DecodeError, decode
 from pipeline.samples import SampleReader
-from training.device import local_device
+from training.device import inference_device
 from training.features import Features, Probe, domain_probe, embed_in_plane, image_features
 from training.model.norm import Kind
 from training.model.person_search import PersonSearch
@@ -92,13 +92,13 @@ class Domains:
 
 def measure_domains(run: Run, inputs: Sequence[Input], samples: int) -> Domains:
     """On `samples` images of each set. Raises UserError if the run has no weights."""
-    step = run.checkpoint().state.step
-    models = {"before": run.model(trained=False), "after": run.model()}
+    newest = run.checkpoint()
+    models = {"before": run.first_model(), "after": run.model(newest)}
     sets = [_read(one, one.reader, samples) for one in inputs if one.reader]
     names = np.array([s.name for s in sets for _ in s.images])
     kinds = np.array([s.kind for s in sets for _ in s.images])
     stages = {stage: _features(model.search, sets) for stage, model in models.items()}
-    return Domains(step, names, kinds, stages)
+    return Domains(newest.state.step, names, kinds, stages)
 
 
 def _read(one: Input, reader: SampleReader, count: int) -> DomainImages:
@@ -112,7 +112,7 @@ def _read(one: Input, reader: SampleReader, count: int) -> DomainImages:
 
 
 def _features(model: PersonSearch, sets: Sequence[DomainImages]) -> Features:
-    model = model.to(local_device())
+    model = model.to(inference_device())
     return np.concatenate([image_features(model, s.images, s.size, s.kind) for s in sets])
 
 

@@ -34,7 +34,7 @@ def in_short(run: Run, lines: Sequence[Line], inputs: Sequence[Input]) -> Html:
     steps, done = run.config.steps, lines[-1]["step"] if lines else 0
     shown = f"each in {run.config.stream.views.in_words}"
     rates = sorted(line["images_per_s"] for line in lines)
-    samples = sum(one.reader.manifest.samples for one in inputs if one.reader)
+    samples = sum(one.samples for one in inputs)
     figures = [
         Figure(done, "steps", f"of {steps:,}"),
         Figure(lines[-1]["images"] if lines else 0, "images seen", shown),
