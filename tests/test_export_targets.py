@@ -251,6 +251,7 @@ def test_targets_with_two_heads_get_layer4_twice(target: str, copies: tuple[str,
         ({"heads": {"classifier": "linear"}}, "classifier: linear"),
         ({"heads": {"box_norm": False}}, "box_norm"),
         ({"detector": {"anchor_ratios": (1.0, 2.0, 3.0)}}, "anchors other than"),
+        ({"detector": {"roi_size": (8, 4)}}, "RoIs of .* cells"),
     ],
 )
 def test_a_model_with_other_heads_gives_its_backbone_alone(

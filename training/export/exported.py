@@ -12,6 +12,7 @@ from training.export.targets import (
     ANCHOR_RATIOS,
     ANCHOR_SIZES,
     OWN,
+    ROI_SIZE,
     Block,
     PartName,
     Target,
@@ -117,6 +118,8 @@ def _require_same_heads(target: str, model: PersonSearchConfig) -> None:
     differs = []
     if (detector.anchor_sizes, detector.anchor_ratios) != (ANCHOR_SIZES, ANCHOR_RATIOS):
         differs.append(f"anchors other than {ANCHOR_SIZES} x {ANCHOR_RATIOS}")
+    if target != "coat" and detector.roi_size != ROI_SIZE:
+        differs.append(f"RoIs of {detector.roi_size} cells where it has {ROI_SIZE}")
     if target != "coat" and heads.classifier != "norm_aware":
         differs.append("`heads.classifier: linear` where the norm of the embedding should classify")
     if target != "coat" and not heads.box_norm:

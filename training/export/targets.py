@@ -38,6 +38,7 @@ CAFFE_BGR = {
 }
 ANCHOR_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
+ROI_SIZE = (14, 14)
 ANCHORS = len(ANCHOR_SIZES) * len(ANCHOR_RATIOS)
 CHANNELS = (1024, 2048)
 """Of a ResNet-50 behind layer3 and layer4."""
