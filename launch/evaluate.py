@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from launch.evaluation.outputs import PAGE, QUERIES, RESULTS, prepare_evaluation
-from launch.evaluation.ranks import begin, choose_device, fill, wait_for_others
+from launch.evaluation.ranks import begin, fill, wait_for_others
 from launch.evaluation.record import describe, warnings, write_queries
 from launch.evaluation.report import report
 from pipeline.config import apply_override, parse_config
 from pipeline.errors import UserError, run_command
 from pipeline.samples import SampleReader
 from pipeline.shards import ShardSet
+from training.device import inference_device
 from training.engine import launched_rank, launched_world_size
 from training.evaluation.benchmarks import benchmark_of
 from training.evaluation.detections import (
@@ -64,7 +65,7 @@ def main() -> None:
     reader, weights = SampleReader(shard_set), load_weights(arguments.weights)
     queries, out = query_boxes(tables.values()), Path(arguments.out)
     prepare_evaluation(out)
-    device = choose_device()
+    device = inference_device()
     plan = make_plan(reader, weights, config, queries, device, out)
     weights.model.to(device)
 

@@ -20,11 +20,11 @@ from launch.evaluation.looking import (
     shown,
 )
 from launch.evaluation.outputs import prepare_page
-from launch.evaluation.ranks import choose_device
 from pipeline.annotation import Box
 from pipeline.errors import UserError, run_command
 from pipeline.options import positive
 from pipeline.rendering.decode import Pixels
+from training.device import inference_device
 from training.evaluation.detections import write_whole
 from training.evaluation.weights import WEIGHTS_HELP, load_weights
 
@@ -56,7 +56,7 @@ def main() -> None:
         require_inside(box, pixels, query)
     prepare_page(out)
     weights = load_weights(arguments.weights)
-    weights.model.to(choose_device())
+    weights.model.to(inference_device())
     short, long = sorted(arguments.size or weights.trained.scene_size)
     looker = Looker(weights, (short, long))
     chosen, embedding = looker.choose(pixels, box, query)

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.device import uses_gpu
+
 
 class Buffers:
     """Tensors for batches. Fresh memory for each would cost a page fault for every 4 KiB.
@@ -20,8 +22,8 @@ class Buffers:
         self._free: dict[tuple[int, ...], list[NDArray[np.uint8]]] = defaultdict(list)
 
     def take(self, *shape: int) -> Tensor:
-        """uint8 with arbitrary content; pinned where there is a GPU."""
-        if torch.cuda.is_available():
+        """uint8 with arbitrary content; pinned where a GPU is used."""
+        if uses_gpu():
             # torch recycles pinned memory itself, and not before copies from it have ended.
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         free = self._free[shape]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from pipeline.device import uses_gpu
 from pipeline.errors import UserError
+from training.speed import SpeedConfig, choose_kernels
 
 NODES = Path("/dev")
 
@@ -15,19 +17,24 @@ def local_device() -> torch.device:
 
     Raises UserError if there is a GPU that PyTorch cannot use: weeks of CPU would be spent unasked.
     """
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        _require_no_gpu()
+    if not uses_gpu():
+        _require_no_unused_gpu()
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
 
 
-def _require_no_gpu() -> None:
+def inference_device() -> torch.device:
+    """`local_device`, in whole fp32: PyTorch's default in convolutions on a GPU is TF32."""
+    choose_kernels(SpeedConfig())
+    return local_device()
+
+
+def _require_no_unused_gpu() -> None:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    if not hidden and (found := sorted(NODES.glob("nvidia[0-9]*"))):
+    asked_for = os.environ.get("DS_ACCELERATOR") == "cpu" or hidden
+    if not asked_for and (found := sorted(NODES.glob("nvidia[0-9]*"))):
         wanted = f"a driver for CUDA {torch.version.cuda}" if torch.version.cuda else "other wheels"
         raise UserError(
             f"{found[0]} is a GPU that PyTorch {torch.__version__} cannot use; it wants {wanted}. To compute "

@@ -3,23 +3,13 @@
 import time
 from pathlib import Path
 
-import torch
-
 from launch.evaluation.meeting import SPEAK_EVERY_S, Meeting, meet, wait_while
 from launch.evaluation.outputs import QUERIES
 from pipeline.errors import UserError
-from training.device import local_device
 from training.evaluation.detections import Evaluator, Plan, remove_leftovers
 from training.evaluation.weights import Weights
-from training.speed import SpeedConfig, choose_kernels
 
 POLL_S = 0.5
-
-
-def choose_device() -> torch.device:
-    """This rank's GPU, or the CPU. In whole fp32: PyTorch's default in convolutions on a GPU is TF32."""
-    choose_kernels(SpeedConfig())
-    return local_device()
 
 
 def begin(out: Path, plan: Plan, weights: Weights, rank: int, world_size: int) -> Meeting:

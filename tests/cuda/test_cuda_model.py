@@ -129,13 +129,13 @@ def test_finds_whom_the_cpu_finds(cuda: torch.device, monkeypatch: pytest.Monkey
     """On the device and with the kernels of evaluation and search."""
     from test_inference import scenes, trained_model  # OpenCV again
 
-    from launch.evaluation.ranks import choose_device
+    from training.device import inference_device
     from training.evaluation.scenes import find_people
     from training.model.inference import Finder, InferenceConfig
 
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    model, device = trained_model(), choose_device()
+    model, device = trained_model(), inference_device()
     assert device.type == cuda.type
     ours, theirs = (
         find_people(Finder(copy.deepcopy(model).to(place), InferenceConfig()), scenes(4), 2)

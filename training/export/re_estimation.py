@@ -8,7 +8,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.identities import Identities
 from pipeline.stream import Stream
-from training.device import local_device
+from training.device import inference_device
 from training.model.norm import CrossRankNorm
 from training.model.person_search import PersonSearch
 from training.run import RunConfig
@@ -33,7 +33,7 @@ def re_estimate(
         raise UserError("--re-estimate needs scenes, and this run's stream has none.")
     only_scenes = config.stream.model_copy(update={"canvas_batch": 0})
     stream = Stream.open(only_scenes, accumulation=slices, identities=identities)
-    device = local_device()
+    device = inference_device()
     search.to(device).train()
     norms = [module for module in search.modules() if isinstance(module, CrossRankNorm)]
     seen = 0
