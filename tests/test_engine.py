@@ -31,7 +31,7 @@ def test_generated_settings() -> None:
         "train_batch_size": 24,
         "train_micro_batch_size_per_gpu": 4,
         "gradient_accumulation_steps": 2,
-        "zero_optimization": {"stage": 0},
+        "zero_optimization": {"stage": 0, "reduce_bucket_size": 50_000_000},
         "zero_allow_untested_optimizer": True,
         "communication_data_type": "fp32",
         "steps_per_print": 2**62,

@@ -36,7 +36,8 @@ def deepspeed_config(config: EngineConfig, global_batch: int, world_size: int) -
         "train_batch_size": global_batch,
         "train_micro_batch_size_per_gpu": global_batch // (world_size * config.accumulation),
         "gradient_accumulation_steps": config.accumulation,
-        "zero_optimization": {"stage": config.zero_stage},
+        # DeepSpeed's own bucket would be 2 GB a rank from stage 1 on, ten times the state that it shards.
+        "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": 50_000_000},
         "zero_allow_untested_optimizer": True,
         "communication_data_type": "fp32",
         "steps_per_print": 2**62,

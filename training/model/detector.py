@@ -100,7 +100,7 @@ class RegionProposals(nn.Module):
     ) -> tuple[SampledAnchors, Tensor, Tensor]:
         """Sampled anchors for the losses; proposals (N, R, 4) and which of them are real (N, R)."""
         logits, deltas = self._predict(maps)
-        anchors = self._anchors(maps.to(deltas.dtype))
+        anchors = self._anchors(maps[:1].to(deltas.dtype))
         sampled = self._sample(logits, deltas, anchors, truth, kind)
         with torch.no_grad():
             if self.config.proposal_source == "jitter":
@@ -116,7 +116,7 @@ class RegionProposals(nn.Module):
         `size`: (N, 2) valid height and width; `number`: of proposals before and after NMS.
         """
         logits, deltas = self._predict(maps)
-        anchors = self._anchors(maps.to(deltas.dtype))
+        anchors = self._anchors(maps[:1].to(deltas.dtype))
         return self._propose(logits, deltas, anchors, size, number)
 
     def _predict(self, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,10 +130,10 @@ class RegionProposals(nn.Module):
         return logits, deltas
 
     def _anchors(self, maps: Tensor) -> Tensor:
-        """(A, 4), a STRIDE apart as RoIAlign's cells: torchvision divides the image's size by the map's."""
+        """(A, 4) of one map, a STRIDE apart as RoIAlign's cells: torchvision divides a size by it."""
         size = (maps.shape[-2] * STRIDE, maps.shape[-1] * STRIDE)
         image = maps.new_empty(()).expand(1, 1, *size)
-        return self.anchors(ImageList(image, [size]), [maps[:1]])[0]
+        return self.anchors(ImageList(image, [size]), [maps])[0]
 
     def _sample(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, truth: GroundTruth, kind: Kind
