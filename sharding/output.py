@@ -29,6 +29,8 @@ from sharding.plan import PLAN_VERSION, Plan, PlanConfig, deciding_settings, dif
 from sharding.protocols import restrict
 
 LARGEST_GROUPS = 3
+DECIDING = ("plan_hash", "shards", "quarantine_sha256", "protocols")
+"""Fields of a manifest that decide which samples a set holds; its others only say something about them."""
 
 
 def finished_shards(out: Location, plan: Plan) -> set[str]:
@@ -63,7 +65,8 @@ def _refuse_other_plan(out: Location, plan: Plan, written: WrittenIndex) -> None
 def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
     """Writes protocols, quarantine.parquet and, last, the manifest; removes shards that it does not name.
 
-    Every planned shard must be there. Raises UserError, and writes no manifest, if no sample could be used.
+    Every planned shard must be there. A manifest of the same samples stays as it is: streams and selections
+    know the set by its sha256. Raises UserError, and writes no manifest, if no sample could be used.
     """
     out.sweep()
     with out.exclusive():
@@ -77,13 +80,21 @@ def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Man
         template = _manifest(plan, adapter, listing).model_copy(update={"protocols": protocols})
         same_plan = before is not None and before.plan_hash == plan.hash
         supplements = [s.name for s in first_shards(before) if s.supplement] if same_plan else []
-        return complete(out, template, names, whole_supplements(out, template, supplements))
+        whole = whole_supplements(out, template, supplements)
+        return complete(out, template, names, whole, before)
 
 
 def complete(
-    out: Location, template: Manifest, names: Sequence[str], supplements: Sequence[str]
+    out: Location,
+    template: Manifest,
+    names: Sequence[str],
+    supplements: Sequence[str],
+    before: Manifest | None,
 ) -> Manifest:
-    """Adds up the indexes of planned shards and of supplements into the rest of `template`."""
+    """Adds up the indexes of planned shards and of supplements into the rest of `template`.
+
+    Returns `before`, the manifest that lies there, if it is of the same samples.
+    """
     shards: list[Shard] = []
     accounts: list[ShardAccount] = []
     for variant in range(template.variants):
@@ -113,7 +124,10 @@ def complete(
             "root": template.root if _slots(shards) == _slots(template.shards) else None,
         }
     )
-    out.child(MANIFEST).write(manifest.to_json())
+    if before is not None and all(getattr(before, n) == getattr(manifest, n) for n in DECIDING):
+        manifest = before
+    else:
+        out.child(MANIFEST).write(manifest.to_json())
     for file in unlisted(out, manifest):
         out.child(file).remove()
     return manifest

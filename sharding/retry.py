@@ -65,7 +65,7 @@ class PreparedRetry:
             planned = [s.name for s in first_shards(self.manifest) if not s.supplement]
             new = [f"s{number:06d}" for number in self._numbers]
             supplements = whole_supplements(out, self.manifest, [*self._supplements, *new])
-            return complete(out, self.manifest, planned, supplements)
+            return complete(out, self.manifest, planned, supplements, self.manifest)
 
     @property
     def _supplements(self) -> list[str]:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeAdapter, fake_scenes
+from finished_set import files, write_finished_set
 
 from pipeline.errors import UserError
 from pipeline.stores.store import Location
 from sharding.__main__ import main
-from sharding.datasets.base import FaultySample
+from sharding.datasets.base import FaultySample, Published
 from sharding.destination import check_destination
 from sharding.job import write_sets
 from sharding.output import finish, quarantine_summary
@@ -141,6 +142,23 @@ def test_the_end_of_a_run_says_what_was_quarantined(tmp_path: Path) -> None:
     line = written_lines(manifest, prepared.request.out)[-1]
     assert line.startswith("fake train: 5 quarantined: 3 missing from the source, 2 truncated JPEG")
     assert line.endswith(f"see {tmp_path}/out/quarantine.parquet")
+
+
+def test_a_rerun_leaves_the_manifest_of_the_same_samples_as_it_is(tmp_path: Path) -> None:
+    """Streams and selections know a set by it: a later release's word on licence or counts moves nothing."""
+    scenes, out = fake_scenes(5), tmp_path / "out"
+    scenes.images["0002"] = b"<html>"
+    write_finished_set(scenes, str(out))
+    written = files(out)
+    later = replace(
+        scenes, licence="mended", homepage="moved", splits={"train": (Published("images", 5, "V"),)}
+    )
+    (out / "shards/v0/000000.tar").unlink()
+    kept = write_finished_set(later, str(out))
+    assert files(out) == written
+    assert kept.licence == "none"
+    (out / "manifest.json").unlink()
+    assert write_finished_set(later, str(out)).licence == "mended"
 
 
 def test_a_set_without_samples_gets_no_manifest(tmp_path: Path) -> None:
