@@ -134,9 +134,9 @@ class SampleReader:
         return self._record_or_foreign(data, variant, shard, slot)
 
     def fetch(self, variant: int, shard: int, can_wait: Callable[[], bool]) -> None:
-        """Opens what reading from the shard opens; see `Tars.get`."""
+        """Opens what reading from the shard opens; see `Tars.fetch`."""
         self.index(variant, shard)
-        self.tars.get(self._shards[variant][shard], can_wait)
+        self.tars.fetch(self._shards[variant][shard], can_wait)
 
     def _tar(self, variant: int, shard: int) -> Tar:
         return self.tars.get(self._shards[variant][shard])

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
 
 import pyarrow as pa
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.samples import SampleReader
 from pipeline.settings import MixtureEntry, StreamConfig
-from pipeline.stores.node_cache import CacheConfig
+from pipeline.stores.node_cache import CacheConfig, NodeCache
 from pipeline.stores.store import Location
 from pipeline.stores.waiting import pause
 from pipeline.stream import Stream
@@ -90,3 +91,25 @@ def test_an_index_that_planning_gave_up_is_read_by_who_needs_it(
     monkeypatch.setattr(SampleReader, "_read_index", slowly)
     with stream.batches(0, 1) as batches:
         assert [batch.step for batch in batches] == [0]
+
+
+def test_a_sample_that_is_needed_does_not_wait_for_room_with_what_is_fetched_ahead(
+    stream: Stream, tmp_path: Path
+) -> None:
+    """A replacement of a bad sample may come out of a shard that is still to be fetched."""
+    shard_set = stream.tasks["detection"].readers[0].shard_set
+    largest = max(shard.tar_bytes for shard in shard_set.shards())
+    small = CacheConfig(folder=str(tmp_path / "small"), limit_gb=1.5 * largest / 1e9)
+    reader = SampleReader(shard_set, cache=NodeCache(small))
+    reader.read(0, 0, 0)  # keeps the room
+    needed = Event()
+    ahead = Thread(target=reader.fetch, args=(0, 1, lambda: not needed.is_set()), daemon=True)
+    ahead.start()
+    time.sleep(0.1)
+    at_need = Thread(target=reader.read, args=(0, 1, 0), daemon=True)
+    at_need.start()
+    at_need.join(10)
+    assert not at_need.is_alive()
+    needed.set()
+    ahead.join(10)
+    assert not ahead.is_alive()

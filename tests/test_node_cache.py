@@ -182,9 +182,12 @@ class TestLimit:
         reader = Reader(tmp_path, limit=2)
         opened = [reader.open(0), reader.open(1)]
         needed = threading.Event()
-        early = threading.Thread(
-            target=lambda: os.close(reader.open(2, can_wait=lambda: not needed.is_set()))
-        )
+
+        def fetch() -> None:
+            reader.cache.wait_for_room(SHARDS[2], lambda: not needed.is_set())
+            os.close(reader.open(2))
+
+        early = threading.Thread(target=fetch)
         early.start()
         early.join(0.2)
         assert early.is_alive()

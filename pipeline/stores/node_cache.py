@@ -62,7 +62,7 @@ class CacheConfig(Config):
 
 
 def at_once() -> bool:
-    """A fetch that cannot wait until there is room."""
+    """Of a fetch that is needed now, not ahead of need."""
     return False
 
 
@@ -90,7 +90,7 @@ class NodeCache:
     ) -> int:
         """A descriptor of the whole tar, to be closed by the caller; until then it is not evicted.
 
-        While `can_wait`, nothing is fetched that has no room. Raises UserError on a tar that cannot be had.
+        A limit that is too small is said, unless `can_wait`. Raises UserError on a tar that cannot be had.
         """
         final = Path(self.place(shard).path)
         with self._own_errors(shard.tar_bytes):
@@ -98,10 +98,15 @@ class NodeCache:
             if ready is not None:
                 stats.add(hits=1)
                 return ready
-            while can_wait() and not final.exists() and not self._has_room(shard.tar_bytes):
-                pause(LOOK_S)
             with waiting_for(location.url):
                 return self._wait_or_fetch(final, location, shard, stats, can_wait)
+
+    def wait_for_room(self, shard: Shard, can_wait: Callable[[], bool]) -> None:
+        """Until the tar is there or has room; no longer than while `can_wait`."""
+        final = Path(self.place(shard).path)
+        with self._own_errors(shard.tar_bytes):
+            while can_wait() and not final.exists() and not self._has_room(shard.tar_bytes):
+                pause(LOOK_S)
 
     def place(self, shard: Shard) -> Location:
         """Of the shard, if it is there."""

@@ -45,12 +45,16 @@ class Tars:
         self._checked: set[tuple[int, str]] = set()
 
     def get(self, shard: Shard, can_wait: Callable[[], bool] = at_once) -> Tar:
-        """Raises UserError on a tar that is missing, cannot be read, or is not the manifest's.
-
-        While `can_wait`, nothing is fetched that has no room in the cache.
-        """
+        """Raises UserError on a tar that is missing, cannot be read, or is not the manifest's."""
         place = shard.variant, shard.name
         return self._open.get(place, lambda: self._open_tar(shard, can_wait))
+
+    def fetch(self, shard: Shard, can_wait: Callable[[], bool]) -> None:
+        """`get` ahead of need: while `can_wait`, not before there is room in the cache."""
+        # Not inside `get`: whoever needs the tar by then would wait for this, and this for them.
+        if self._node_cache is not None and not self._shard_set.tar(shard).is_local:
+            self._node_cache.wait_for_room(shard, can_wait)
+        self.get(shard, can_wait)
 
     def _open_tar(self, shard: Shard, can_wait: Callable[[], bool]) -> Tar:
         location = self._shard_set.tar(shard)
