@@ -10,6 +10,7 @@ import torch
 from deepspeed.runtime.torch_autocast import get_comm_dtype
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from training.checkpoint import Checkpoint, CheckpointConfig, Checkpoints, State
 from training.engine import (
     Engine,
@@ -98,9 +99,13 @@ OPTIMISER = OptimiserConfig(
 )
 
 
-def build(device: torch.device, kind: str = "adamw", **changes: object) -> Engine:
+def build(
+    device: torch.device, kind: str = "adamw", frozen: bool = False, **changes: object
+) -> Engine:
+    """`frozen`: the first layer's weights, which are the first of their parameter group."""
     config = EngineConfig.model_validate({"clip": 0.5, **changes})
     model = Model()
+    model.body[0].weight.requires_grad_(not frozen)
     settings = OPTIMISER.model_copy(update={"kind": kind})
     constant = {"predictor.weight", "predictor.bias"}
     return Engine(model, build_optimizer(model, settings, 8, constant), config, device, 8)
@@ -175,6 +180,47 @@ def test_goes_on_at_any_stage_as_if_never_stopped(
         torch.testing.assert_close(
             resumed.model_tensors()[name], tensor, rtol=tolerance, atol=tolerance
         )
+
+
+def thawed(device: torch.device, folder: Path, kind: str, stage: int) -> Engine:
+    """Goes on from three steps with a frozen layer, which then learns."""
+    before = build(device, kind, frozen=True)
+    run(before, 0, 3)
+    engine = build(device, kind, zero_stage=stage)
+    engine.restore(save(before, folder))
+    return engine
+
+
+def test_parameters_that_are_new_to_the_optimizer_begin_with_no_momentum(
+    device: torch.device, tmp_path: Path
+) -> None:
+    engines = [thawed(device, tmp_path / str(stage), "sgd", stage) for stage in (0, 1)]
+    norms = [run(engine, 3, STEPS) for engine in engines]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-6)
+    tensors = [{**engine.model_tensors(), **engine.optimizer_tensors()} for engine in engines]
+    assert "body.0.weight/momentum_buffer" in tensors[0]
+    torch.testing.assert_close(tensors[1], tensors[0], rtol=1e-6, atol=1e-8)
+
+
+def test_one_count_of_steps_cannot_be_two(device: torch.device, tmp_path: Path) -> None:
+    run(thawed(device, tmp_path / "0", "adamw", 0), 3, STEPS)
+    with pytest.raises(
+        UserError, match=r"body.0.weight has taken 0 steps, body.2.weight 3: .*zero_stage=0"
+    ):
+        thawed(device, tmp_path / "1", "adamw", 1)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("kinds", [("sgd", "adamw"), ("adamw", "sgd")])
+def test_state_of_another_optimizer_is_refused(
+    device: torch.device, tmp_path: Path, stage: int, kinds: tuple[str, str]
+) -> None:
+    before = build(device, kinds[0])
+    run(before, 0, 3)
+    with pytest.raises(
+        UserError, match=r"step-00000003 holds .* of another optimiser than `optimiser.kind`"
+    ):
+        build(device, kinds[1], zero_stage=stage).restore(save(before, tmp_path))
 
 
 @pytest.mark.parametrize("stage", [0, 1])

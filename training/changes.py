@@ -48,8 +48,8 @@ class Changes:
             raise UserError(
                 f"the run in {folder} would go on from step {self.step} as another one: "
                 f"{'; '.join(spell(self.binding))}. Take back what changed ({folder}/config.yaml and "
-                "stream.json describe the run), start a new run with --set run=..., or give "
-                f"--allow-change: the run then goes on with it and notes it in {FILE}."
+                "stream.json describe the run), start a new run with --set run=..., or give --allow-change: "
+                f"the run then goes on with it, if its checkpoint fits, and notes it in {FILE}."
                 + " As one of `stream.segments`, a mixture may change without it."
                 * mixture
             )

@@ -12,9 +12,10 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from pipeline.batch import Batch
+from pipeline.errors import UserError
 from training.checkpoint import Checkpoint
 from training.device import local_device
 from training.distributed import all_reduce_sum, world_size
@@ -24,6 +25,11 @@ from training.speed import choose_kernels
 
 UNSHARDED = {"step"}
 """Optimizer state that is a number, not a tensor of its parameter's shape."""
+FIELDS: dict[type[Optimizer], set[str]] = {
+    SGD: {"momentum_buffer"},
+    AdamW: {"step", "exp_avg", "exp_avg_sq"},
+}
+"""What an optimizer keeps of a parameter."""
 
 
 def launched_rank() -> int:
@@ -210,13 +216,18 @@ class Engine:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes over weights and optimizer state, written by any world size and ZeRO stage."""
+        """Takes over weights and optimizer state, written by any world size and ZeRO stage.
+
+        A parameter without state, which was frozen until now, begins as in a new run. Raises UserError if the
+        model, or the optimizer, is another one.
+        """
         checkpoint.load_into(self.model)
         self._keep_tracked()
         state: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, value in checkpoint.optimizer().items():
             name, _, field = key.rpartition("/")
             state[name][field] = value
+        self._require_own(state, checkpoint)
         if self.config.zero_stage:
             self._engine.optimizer.refresh_fp32_params()
             self._scatter_sharded_state(state)
@@ -224,6 +235,18 @@ class Engine:
         numbered = {i: state[self._names[p]] for i, p in enumerate(self._parameters)}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+
+    def _require_own(
+        self, state: Mapping[str, Mapping[str, Tensor]], checkpoint: Checkpoint
+    ) -> None:
+        """Raises UserError if `state` is another optimizer's."""
+        fields = {field for of_parameter in state.values() for field in of_parameter}
+        if fields - FIELDS[type(self.optimizer)]:
+            raise UserError(
+                f"{checkpoint.path} holds {', '.join(sorted(fields))} of another optimiser than "
+                f"`optimiser.kind` names. Set that as it was, or begin a new run with these weights: "
+                f"--set run=... --set start.weights={checkpoint.path}."
+            )
 
     def _shards(self) -> Iterator[tuple[Tensor, list[nn.Parameter]]]:
         """ZeRO's flat part of each parameter group on this rank, and whose parameters lie in it."""
@@ -248,13 +271,16 @@ class Engine:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         for group, (flat, members) in zip(self.optimizer.param_groups, self._shards()):
-            for field, value in state[self._names[members[0]]].items():
-                number = field in UNSHARDED
-                if number and group.get("fused"):  # counts where the parameters are
-                    value = value.to(flat.device)
-                self.optimizer.state[flat][field] = (
-                    value.clone() if number else torch.zeros_like(flat)
-                )
+            names = [self._names[parameter] for parameter in members]
+            # in one order on all ranks, which gather them field by field
+            for field in dict.fromkeys(field for name in names for field in state[name]):
+                if field in UNSHARDED:
+                    count = _shared_count({name: state[name].get(field) for name in names})
+                    # a fused optimizer counts where the parameters are
+                    place = flat.device if group.get("fused") else None
+                    self.optimizer.state[flat][field] = torch.tensor(float(count), device=place)
+                else:
+                    self.optimizer.state[flat][field] = torch.zeros_like(flat)
         self._link_sharded_state()
         for parameter in self._parameters:
             for field, value in state[self._names[parameter]].items():
@@ -270,3 +296,15 @@ class Engine:
         zero = self._engine.optimizer
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
+
+
+def _shared_count(counts: Mapping[str, Tensor | None]) -> int:
+    """The steps that all parameters of a group have taken. Raises UserError if they differ."""
+    steps = {name: 0 if count is None else int(count) for name, count in counts.items()}
+    least, most = min(steps, key=steps.__getitem__), max(steps, key=steps.__getitem__)
+    if steps[least] != steps[most]:
+        raise UserError(
+            f"{least} has taken {steps[least]} steps, {most} {steps[most]}: ZeRO 1 keeps one count for both. "
+            "Go on with --set engine.zero_stage=0."
+        )
+    return steps[least]
