@@ -99,14 +99,16 @@ def complete(
     accounts: list[ShardAccount] = []
     for variant in range(template.variants):
         wanted = {index_name(variant, name): name for name in (*names, *supplements)}
+        lost = []
         for file, written in read_indexes(out, wanted):
             if written is None or written.plan_hash != template.plan_hash:
-                raise UserError(
-                    f"{out.url}/{file} vanished or was replaced while the job ran: run it again."
-                )
+                lost.append(file)
+                continue
             shards.append(written.shard(wanted[file], variant, wanted[file] in supplements))
             if variant == 0:
                 accounts.append(account_shard(shards[-1], written.table))
+        if lost:
+            raise UserError(_explain_lost(out, lost, len(wanted)))
     account = add_up(accounts)
     listed = parquet_bytes(account.quarantine)
     out.child(QUARANTINE).write(listed)
@@ -131,6 +133,18 @@ def complete(
     for file in unlisted(out, manifest):
         out.child(file).remove()
     return manifest
+
+
+def _explain_lost(out: Location, lost: Sequence[str], wanted: int) -> str:
+    what = f"{len(lost):,} of {wanted:,} indexes vanished or were replaced while the job ran"
+    several = len(lost) > 1 or wanted == 1
+    advice = (
+        f"Is {out.url} one and the same folder on all nodes? If not, write to one that they share, or to a "
+        "store; if it is, run it again."
+        if several and out.is_local
+        else "Run it again."
+    )
+    return f"{what}, {out.url}/{lost[0]} for one. {advice}"
 
 
 def _slots(shards: Iterable[Shard]) -> list[int]:

@@ -48,6 +48,20 @@ def test_a_few_missing_images_are_quarantined_and_more_if_the_user_says_so(tmp_p
         prepare(request(scenes_without(20), tmp_path / "out", max_missing=1))
 
 
+@pytest.mark.parametrize(("lost", "advice"), [(1, "Run it again"), (3, "folder on all nodes")])
+def test_shards_that_other_nodes_wrote_elsewhere_are_asked_for(
+    tmp_path: Path, lost: int, advice: str
+) -> None:
+    scenes = fake_scenes(20)
+    prepared = prepare(request(scenes, tmp_path / "out", shard_bytes=1))
+    for job in prepared.jobs():
+        write_shard(job)
+    for number in range(lost):
+        (tmp_path / f"out/shards/v0/{number:06d}.parquet").unlink()
+    with pytest.raises(UserError, match=rf"^{lost} of 20 indexes .*000000\.parquet .*{advice}"):
+        finish(Location(str(tmp_path / "out")), prepared.plan, scenes, prepared.listing)
+
+
 def test_two_sets_of_one_output_are_refused(tmp_path: Path) -> None:
     first = request(fake_scenes(2), tmp_path / "out")
     second = replace(first, source=Source("/elsewhere"), out=first.out + "/")
