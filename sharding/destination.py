@@ -31,7 +31,7 @@ def _check_bucket(out: Location) -> None:
             f"{out.url} names no bucket; write {out.url.partition('://')[0]}://BUCKET/..."
         )
     try:
-        out.fs.info(bucket)
+        _look(out, bucket)
     except UserError:
         raise
     except FileNotFoundError:
@@ -40,8 +40,19 @@ def _check_bucket(out: Location) -> None:
         ) from None
     except PermissionError as error:
         raise UserError(
-            f"cannot write to {out.url}: not allowed to use the bucket {bucket!r} ({error}). Check the "
-            "store's environment variables or credential file."
+            f"cannot write to {out.url}: not allowed to use the bucket {bucket!r}, nor to list what lies "
+            f"there ({error}). Check the store's environment variables or credential file."
         ) from None
     except Exception as error:  # each store's client has errors of its own
         raise UserError(f"cannot reach {out.url}: {type(error).__name__}: {error}") from None
+
+
+def _look(out: Location, bucket: str) -> None:
+    """Raises what the store's client does. With rights on a prefix alone, only that can be looked at."""
+    try:
+        out.fs.info(bucket)
+    except PermissionError:
+        out.list_names()
+    except FileNotFoundError:
+        if not out.list_names():
+            raise

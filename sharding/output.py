@@ -174,6 +174,10 @@ def find_manifest(out: Location) -> Manifest | None:
         return Manifest.from_json(out.child(MANIFEST).read())
     except (FileNotFoundError, ValueError):
         return None
+    except PermissionError:  # what S3 says of a missing file to who may list a prefix alone
+        if MANIFEST in out.list_names():
+            raise
+        return None
 
 
 def whole_supplements(out: Location, manifest: Manifest, names: Sequence[str]) -> list[str]:

@@ -8,12 +8,13 @@ from fakes import FakeAdapter, fake_scenes
 from finished_set import files, write_finished_set
 
 from pipeline.errors import UserError
+from pipeline.shards import MANIFEST
 from pipeline.stores.store import Location
 from sharding.__main__ import main
 from sharding.datasets.base import FaultySample, Published
 from sharding.destination import check_destination
 from sharding.job import write_sets
-from sharding.output import finish, quarantine_summary
+from sharding.output import find_manifest, finish, quarantine_summary
 from sharding.plan import PlanConfig
 from sharding.prepare import PreparedSet, prepare, prepare_sets
 from sharding.recipe import SetRequest
@@ -78,33 +79,67 @@ def test_a_split_named_twice_is_refused(miniature: tuple[Path, object], tmp_path
 
 
 class Store:
-    """A store's client whose look at the bucket ends in `error`."""
+    """A store's client whose look at the bucket ends in `error`, and that at a folder in it in `listed`."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def exists(self, path: str) -> bool:
-        return False
+    def __init__(self, error: Exception, listed: Exception | list[str]) -> None:
+        self.error, self.listed = error, listed
 
     def info(self, path: str) -> dict[str, object]:
         assert path == "bucket"
         raise self.error
 
+    def ls(self, path: str, **options: bool) -> list[str]:
+        assert path == "bucket/x"
+        if isinstance(self.listed, Exception):
+            raise self.listed
+        return self.listed
+
+
+ABSENT, FORBIDDEN, NO_ROUTE = (
+    FileNotFoundError("x"),
+    PermissionError("no"),
+    ConnectionError("route"),
+)
+
 
 @pytest.mark.parametrize(
-    ("error", "complaint"),
+    ("error", "listed", "complaint"),
     [
-        (FileNotFoundError("bucket"), "there is no bucket 'bucket'. Create it first"),
-        (PermissionError("Forbidden"), r"not allowed to use the bucket 'bucket' \(Forbidden\)"),
-        (ConnectionError("no route"), "cannot reach s3://bucket/x: ConnectionError: no route"),
+        (ABSENT, ABSENT, "there is no bucket 'bucket'. Create it first"),
+        (FORBIDDEN, FORBIDDEN, r"not allowed to use the bucket 'bucket', .* \(no\)"),
+        (NO_ROUTE, ABSENT, "cannot reach s3://bucket/x: ConnectionError: route"),
     ],
 )
 def test_a_bucket_that_cannot_be_used_is_told_apart(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, complaint: str
+    monkeypatch: pytest.MonkeyPatch, error: Exception, listed: Exception, complaint: str
 ) -> None:
-    monkeypatch.setattr(Location, "fs", Store(error))
+    monkeypatch.setattr(Location, "fs", Store(error, listed))
     with pytest.raises(UserError, match=complaint):
         check_destination(Location("s3://bucket/x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "listed"),
+    [(FORBIDDEN, ABSENT), (FORBIDDEN, ["bucket/x/shards"]), (ABSENT, ["bucket/x/shards"])],
+)
+def test_rights_on_a_prefix_suffice(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, listed: Exception | list[str]
+) -> None:
+    monkeypatch.setattr(Location, "fs", Store(error, listed))
+    check_destination(Location("s3://bucket/x"))
+
+
+def test_a_manifest_is_missing_only_where_it_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(location: Location) -> bytes:
+        raise PermissionError("what S3 says of a missing file too")
+
+    monkeypatch.setattr(Location, "read", forbid)
+    assert find_manifest(Location(str(tmp_path))) is None
+    (tmp_path / MANIFEST).write_text("there")
+    with pytest.raises(PermissionError):
+        find_manifest(Location(str(tmp_path)))
 
 
 @pytest.mark.parametrize(
