@@ -1,5 +1,6 @@
 """Checkpoints: whole and hash-correct, or not there."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,6 +207,29 @@ def test_recovery_ends_what_a_killed_writer_began(checkpoints: Checkpoints) -> N
     names = sorted(path.name for path in checkpoints.folder.iterdir())
     assert names == ["latest", "step-00000005", "step-00000010"]
     assert checkpoints.latest() == "step-00000010"
+
+
+def test_an_old_one_that_cannot_be_deleted_stops_nobody(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NFS keeps a file that someone has open, and its folder with it."""
+
+    def keep(path: Path, ignore_errors: bool = False) -> None:
+        raise OSError(39, "Directory not empty", str(path))
+
+    write(checkpoints, 5, 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", keep)
+        write(checkpoints, 15, 20, 20)  # the last step again, as a run that was resumed before it
+        found = checkpoints.newest()
+        assert found is not None and found.state == state(20)
+        checkpoints.recover(found)
+    said = capsys.readouterr().out
+    for name in ("step-00000005", "step-00000010", "step-00000020"):
+        assert said.count(f"deleted-{name}") == 1
+    checkpoints.recover(found)
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["latest", "step-00000015", "step-00000020"]
 
 
 def test_a_step_can_be_written_again(checkpoints: Checkpoints) -> None:

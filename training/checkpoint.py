@@ -30,6 +30,9 @@ MODEL, OPTIMIZER, STATE, MANIFEST = (
     "manifest.json",
 )
 
+HALF = ".writing-"
+"""How the name begins of what is not whole yet, or not any more."""
+
 
 class CheckpointConfig(Config):
     every: int = Field(default=1000, gt=0)
@@ -111,6 +114,7 @@ class Checkpoints:
         self.config = config
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self._undeleted: set[Path] = set()
 
     def due(self, step: int) -> bool:
         """Whether `step` steps done call for a checkpoint."""
@@ -139,7 +143,7 @@ class Checkpoints:
     def _publish(self, state: State, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         began = time.perf_counter()
         name = step_name(state.step)
-        temporary = self.folder / f".writing-{name}"
+        temporary = self.folder / f"{HALF}{name}"
         try:
             self._clear()
             size = _fill(temporary, state, tensors)
@@ -150,17 +154,17 @@ class Checkpoints:
                 f"cannot write the checkpoint {self.folder / name}: {error}. Those before it are untouched. "
                 "Make room (`checkpoint.keep` says how many stay), then go on with --resume."
             ) from None
+        for path in self._published()[self.config.keep :]:
+            if path.name < name:
+                self._delete(path)
         print(f"{name}: {size / 1e6:.1f} MB in {time.perf_counter() - began:.1f} s", flush=True)
 
     def _put_in_place(self, temporary: Path, target: Path) -> None:
         if target.exists():  # left by a run that was resumed from before it
-            _delete(target)
+            self._delete(target)
         temporary.rename(target)
         sync(self.folder)
         write_atomically(self.folder / "latest", target.name + "\n")
-        for path in self._published()[self.config.keep :]:
-            if path.name < target.name:
-                _delete(path)
 
     def recover(self, newest: Checkpoint) -> None:
         """Does what a killed writer left undone: its half files go, and `latest` names the newest one."""
@@ -201,8 +205,25 @@ class Checkpoints:
     def _clear(self) -> None:
         """Of what killed writers left."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stale in self.folder.glob(".writing-*"):
-            shutil.rmtree(stale)
+        for stale in self.folder.glob(f"{HALF}*"):
+            self._delete(stale)
+
+    def _delete(self, path: Path) -> None:
+        """What cannot be deleted yet is told once, stops nobody and is tried again at the next checkpoint.
+
+        NFS keeps a folder as long as someone has one of its files open.
+        """
+        try:
+            if not path.name.startswith(HALF):  # half deleted it must not look like a whole one
+                path = path.rename(path.with_name(f"{HALF}deleted-{path.name}.{time.time_ns()}"))
+            shutil.rmtree(path)
+        except OSError as error:
+            if path not in self._undeleted:
+                said = (
+                    f"cannot delete {path} yet: {error.strerror}. The next checkpoint tries again."
+                )
+                print(said, flush=True)
+            self._undeleted.add(path)
 
 
 def _fill(folder: Path, state: State, tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
@@ -249,10 +270,3 @@ def _describe(path: Path) -> dict[str, int | str]:
             "bytes": path.stat().st_size,
             "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
         }
-
-
-def _delete(path: Path) -> None:
-    """A half-deleted checkpoint must not look like a whole one: it loses its name first."""
-    doomed = path.with_name(f".writing-deleted-{path.name}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)

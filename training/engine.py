@@ -226,7 +226,7 @@ class Engine:
         state: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, value in checkpoint.optimizer().items():
             name, _, field = key.rpartition("/")
-            state[name][field] = value
+            state[name][field] = value.clone()  # or the file stays mapped, which NFS cannot delete
         self._require_own(state, checkpoint)
         if self.config.zero_stage:
             self._engine.optimizer.refresh_fp32_params()
