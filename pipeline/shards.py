@@ -165,6 +165,8 @@ class Manifest(_Record):
     settings: dict[str, JsonValue] = {}
     """All that decides the bytes: canvas, grouping, shard size, seed, check."""
     plan_hash: str
+    source_plan: str | None = None
+    """Hash of the plan that the source gave at the last retry, if no longer `plan_hash`."""
     licence: str
     homepage: str = ""
     """Where the release comes from."""
@@ -179,7 +181,7 @@ class Manifest(_Record):
     parent: str | None = None
     """sha256 of the manifest that this generation was made from."""
     root: str | None = None
-    """sha256 of the manifest that the first of these generations was made from: they have its slots."""
+    """sha256 of the first manifest with these slots, if it is another than this."""
 
     def annotation(self, data: bytes, key: str, size: tuple[int, int]) -> Annotation:
         """A sample's JSON, with its image's height and width. Raises ValueError."""
@@ -234,7 +236,9 @@ class ShardSet:
 
     @property
     def root_sha256(self) -> str:
-        """Of the first manifest with these slots: the same for all generations that `forget` made of it."""
+        """Of the first manifest with these slots: the same for all generations that `forget` made of it, and
+        for a retry that added nothing.
+        """
         return self.manifest.root or self.manifest_sha256
 
     @cached_property

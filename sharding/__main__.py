@@ -16,7 +16,6 @@ from sharding.destination import check_destination
 from sharding.miniature import MiniatureConfig
 from sharding.miniature import write as write_miniature
 from sharding.plan import PlanConfig
-from sharding.prepare import prepare_sets
 from sharding.recipe import SetRequest, absolute, find, load_recipe, make_request, parse_settings
 
 VERIFIED_ALONE_BYTES = 1 << 30
@@ -91,12 +90,12 @@ def _add_care(commands: Any) -> None:
 def _write(options: argparse.Namespace) -> None:
     requests, workers = _requests(options)
     # Ray takes seconds to import; the other commands do without.
-    from sharding.job import ShardsFailed, write_sets
+    from sharding.job import ShardsFailed, prepare_sets, write_sets
     from sharding.summary import plan_report, run_summary, table_lines, written_lines
 
     if options.dry_run:
         cores = workers or len(os.sched_getaffinity(0))
-        for line in plan_report(prepare_sets(requests), cores):
+        for line in plan_report(prepare_sets(requests, options.retry_quarantined), cores):
             print(line, flush=True)
         return
     summary = Location(absolute(options.summary)) if options.summary else None

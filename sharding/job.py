@@ -45,14 +45,23 @@ def write_sets(
 ) -> list[SetOutcome]:
     """Writes all sets in one Ray session; what cannot be written is an outcome's `error`.
 
-    With `retry`, finished sets get another try for what they had to quarantine. Raises UserError before
-    anything is written.
+    Raises UserError as `prepare_sets` does, before anything is written.
     """
-    check_outputs(requests)
-    prepared = [(retry and prepare_retry(request)) or prepare(request) for request in requests]
+    prepared = prepare_sets(requests, retry)
     work = any(isinstance(one, PreparedRetry) or one.todo for one in prepared)
     with ray_session(workers) if work else nullcontext(Cluster()) as cluster:
         return [_outcome(one, cluster) for one in prepared]
+
+
+def prepare_sets(
+    requests: Sequence[SetRequest], retry: bool = False
+) -> list[PreparedSet | PreparedRetry]:
+    """With `retry`, finished sets get another try for what they had to quarantine.
+
+    Raises UserError if two sets would be written to one place, or if one cannot be written.
+    """
+    check_outputs(requests)
+    return [(retry and prepare_retry(request)) or prepare(request) for request in requests]
 
 
 @dataclass
@@ -112,9 +121,9 @@ def write_set(
 
 
 def _finishing(prepared: PreparedSet) -> Callable[[], Manifest]:
-    if prepared.child is not None:
-        child = prepared.child
-        return lambda: child
+    if prepared.kept is not None:
+        kept = prepared.kept
+        return lambda: kept
     request = prepared.request
     return lambda: finish(Location(request.out), prepared.plan, request.adapter, prepared.listing)
 

@@ -29,8 +29,8 @@ from sharding.plan import PLAN_VERSION, Plan, PlanConfig, deciding_settings, dif
 from sharding.protocols import restrict
 
 LARGEST_GROUPS = 3
-DECIDING = ("plan_hash", "shards", "quarantine_sha256", "protocols")
-"""Fields of a manifest that decide which samples a set holds; its others only say something about them."""
+DECIDING = ("plan_hash", "source_plan", "shards", "quarantine_sha256", "protocols")
+"""Fields of a manifest that say what samples a set holds; its others only tell something about them."""
 
 
 def finished_shards(out: Location, plan: Plan) -> set[str]:
@@ -58,8 +58,25 @@ def _refuse_other_plan(out: Location, plan: Plan, written: WrittenIndex) -> None
     raise UserError(
         f"{out.url} holds shards of another plan ("
         f"{changed or 'same settings, but names, sizes or annotations in the source changed'}). "
-        "Write to another URL, or remove what is there first."
+        f"{_advice(find_manifest(out), plan)}"
     )
+
+
+def _advice(manifest: Manifest | None, plan: Plan) -> str:
+    """What to do about a plan that is not the one of the set at the output."""
+    advice = "Write to another URL, or remove what is there first."
+    if manifest is None:
+        return advice
+    if manifest.generation:
+        advice += " People were forgotten from it: leave them out, by filters.exclude_keys."
+    same_settings = manifest.settings == manifest_settings(plan.config, plan.task)
+    incomplete = any(shard.quarantined for shard in manifest.shards)
+    if same_settings and incomplete and manifest.source_samples == plan.source_samples:
+        return (
+            "If that is because images that were missing or damaged are back, --retry-quarantined takes them "
+            f"in and the set is finished again. If not: {advice[0].lower()}{advice[1:]}"
+        )
+    return advice
 
 
 def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
@@ -78,8 +95,10 @@ def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Man
         names = [plan.shards.name(number) for number in range(len(plan.shards))]
         protocols = _write_protocols(out, plan, listing)
         template = _manifest(plan, adapter, listing).model_copy(update={"protocols": protocols})
-        same_plan = before is not None and before.plan_hash == plan.hash
-        supplements = [s.name for s in first_shards(before) if s.supplement] if same_plan else []
+        supplements = []
+        if before is not None and before.plan_hash == plan.hash:
+            template = template.model_copy(update={"source_plan": before.source_plan})
+            supplements = [shard.name for shard in first_shards(before) if shard.supplement]
         whole = whole_supplements(out, template, supplements)
         return complete(out, template, names, whole, before)
 

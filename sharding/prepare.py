@@ -28,8 +28,10 @@ class PreparedSet:
     listing: Listing
     todo: tuple[int, ...]
     """Numbers of the shards that are not there yet."""
-    child: Manifest | None = None
-    """A later generation that was made of the set: it must not be written over."""
+    kept: Manifest | None = None
+    """Of a set that is finished and must not be written over: people were forgotten from it, or what was
+    quarantined was tried again and the source is as it was then.
+    """
     unknown_keys: tuple[str, ...] = ()
     """Where in the filters' files keys stand that the release does not have."""
 
@@ -86,12 +88,6 @@ def conversion_of(request: SetRequest, variants: int) -> Conversion:
     )
 
 
-def prepare_sets(requests: Sequence[SetRequest]) -> list[PreparedSet]:
-    """Raises UserError if two sets would be written to one place, or `prepare` does."""
-    check_outputs(requests)
-    return [prepare(request) for request in requests]
-
-
 def check_outputs(requests: Sequence[SetRequest]) -> None:
     """Raises UserError if two sets would be written to one place."""
     by_out: dict[str, SetRequest] = {}
@@ -114,11 +110,12 @@ def prepare(request: SetRequest) -> PreparedSet:
     _check_complete(request, listing)
     config = request.config
     plan = make_plan(request.adapter, request.split, listing, config)
-    done = finished_shards(out, plan)
     manifest = find_manifest(out)
+    retried = manifest is not None and manifest.source_plan == plan.hash
+    done = set() if retried else finished_shards(out, plan)
     unknown = tuple(config.filters.unknown_keys(_keys(listing)).values())
     child = manifest is not None and manifest.generation > 0
-    if child and not unlisted(out, manifest):
+    if (child and not unlisted(out, manifest)) or (retried and not child):
         return PreparedSet(request, plan, listing, (), manifest, unknown)
     if child or has_child_shards(out):
         raise UserError(

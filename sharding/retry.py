@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.accounting import account_shard, add_up
 from pipeline.errors import UserError
-from pipeline.shards import MANIFEST, Manifest, index_name
+from pipeline.shards import MANIFEST, Manifest, ShardSet, index_name
 from pipeline.stores.store import Location
 from pipeline.written import read_indexes
 from sharding.datasets.base import Listing, SourceSample
@@ -22,7 +22,7 @@ from sharding.output import (
     unlisted,
     whole_supplements,
 )
-from sharding.plan import PlannedSample, ShardPlan, differences
+from sharding.plan import PlannedSample, ShardPlan, differences, make_plan
 from sharding.prepare import conversion_of
 from sharding.recipe import SetRequest
 from sharding.writer import ShardJob
@@ -35,6 +35,8 @@ class PreparedRetry:
     request: SetRequest
     manifest: Manifest
     samples: tuple[SourceSample, ...]
+    source_plan: str
+    """Hash of the plan that the source gives now."""
 
     notes = ()
 
@@ -43,6 +45,8 @@ class PreparedRetry:
         return f"{self.manifest.dataset} {self.manifest.split}, quarantined"
 
     def jobs(self) -> Iterator[ShardJob]:
+        """Raises UserError if the manifest was replaced meanwhile."""
+        self._clear()
         conversion = conversion_of(self.request, self.manifest.variants)
         for number, part in zip(self._numbers, self._parts, strict=True):
             planned = tuple(PlannedSample(sample, run) for run, sample in enumerate(part))
@@ -60,12 +64,30 @@ class PreparedRetry:
         out = Location(self.request.out)
         out.sweep()
         with out.exclusive():
-            if find_manifest(out) != self.manifest:
-                raise UserError(f"{out.url} was changed while the job ran: run it again.")
+            self._require_unchanged(out)
             planned = [s.name for s in first_shards(self.manifest) if not s.supplement]
             new = [f"s{number:06d}" for number in self._numbers]
             supplements = whole_supplements(out, self.manifest, [*self._supplements, *new])
-            return complete(out, self.manifest, planned, supplements, self.manifest)
+            return complete(out, self._template(out), planned, supplements, self.manifest)
+
+    def _clear(self) -> None:
+        """Removes what a killed try left, which is made again."""
+        out = Location(self.request.out)
+        with out.exclusive():
+            self._require_unchanged(out)
+            for file in unlisted(out, self.manifest):
+                out.child(file).remove()
+
+    def _require_unchanged(self, out: Location) -> None:
+        if find_manifest(out) != self.manifest:
+            raise UserError(f"{out.url} was changed while the job ran: run it again.")
+
+    def _template(self, out: Location) -> Manifest:
+        """The manifest, which knows the source as it is now: then a plain `write` finds the set finished."""
+        if self.source_plan == self.manifest.plan_hash:
+            return self.manifest
+        known = {"source_plan": self.source_plan, "root": ShardSet(out.url).root_sha256}
+        return self.manifest.model_copy(update=known)
 
     @property
     def _supplements(self) -> list[str]:
@@ -111,9 +133,9 @@ def prepare_retry(request: SetRequest) -> PreparedRetry | None:
             samples.setdefault(sample.key, sample)
     for key, sample in samples.items():
         _refuse_another(request, sample, rows[key])
-    for file in unlisted(out, manifest):  # of a killed try: it is made again
-        out.child(file).remove()
-    return PreparedRetry(request, manifest, tuple(samples[key] for key in sorted(samples)))
+    plan = make_plan(request.adapter, request.split, listing, request.config)
+    tried = tuple(samples[key] for key in sorted(samples))
+    return PreparedRetry(request, manifest, tried, plan.hash)
 
 
 def _quarantined(out: Location, manifest: Manifest) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from sharding.job import SetOutcome
 from sharding.output import compare_counts, quarantine_summary, read_quarantine
 from sharding.prepare import PreparedSet
 from sharding.progress import megabytes
+from sharding.retry import PreparedRetry
 
 HEADER = (
     *("set", "images", "boxes", "identities", "quarantined", "excluded"),
@@ -25,10 +26,14 @@ DECIDING_PACKAGES = ("simplejpeg", "opencv-python-headless", "numpy", "pyarrow")
 """Their versions decide bytes, besides source and settings."""
 
 
-def plan_report(sets: Sequence[PreparedSet], cores: int) -> Iterator[str]:
+def plan_report(sets: Sequence[PreparedSet | PreparedRetry], cores: int) -> Iterator[str]:
     """For `--dry-run`: what would be written, and how long it would take."""
-    made = []
+    made, images = [], 0
     for prepared in sets:
+        if isinstance(prepared, PreparedRetry):
+            yield f"{prepared.name}: {len(prepared.samples):,} images to be tried again"
+            continue
+        images += prepared.plan.samples
         yield from _plan_lines(prepared)
         yield from prepared.notes
         made.append(estimate(prepared))
@@ -38,8 +43,7 @@ def plan_report(sets: Sequence[PreparedSet], cores: int) -> Iterator[str]:
         yield from count_lines(prepared.name, counts)
     if len(made) > 1:
         yield (
-            f"in all: {sum(prepared.plan.samples for prepared in sets):,} images, "
-            f"{_cost(functools.reduce(Estimate.__add__, made), cores)}"
+            f"in all: {images:,} images, {_cost(functools.reduce(Estimate.__add__, made), cores)}"
         )
 
 

@@ -13,10 +13,10 @@ from pipeline.stores.store import Location
 from sharding.__main__ import main
 from sharding.datasets.base import FaultySample, Published
 from sharding.destination import check_destination
-from sharding.job import write_sets
+from sharding.job import prepare_sets, write_sets
 from sharding.output import find_manifest, finish, quarantine_summary
 from sharding.plan import PlanConfig
-from sharding.prepare import PreparedSet, prepare, prepare_sets
+from sharding.prepare import PreparedSet, prepare
 from sharding.recipe import SetRequest
 from sharding.source import Source
 from sharding.summary import plan_report, written_lines

@@ -13,12 +13,14 @@ from pipeline.errors import UserError
 from pipeline.samples import SampleReader
 from pipeline.shards import MANIFEST, QUARANTINE, Manifest, ShardSet
 from pipeline.stores.store import Location
+from sharding.__main__ import main
 from sharding.canvas import CanvasConfig
 from sharding.datasets.base import FaultySample
+from sharding.job import write_sets
 from sharding.output import finish
 from sharding.plan import PlanConfig
 from sharding.prepare import prepare
-from sharding.recipe import SetRequest
+from sharding.recipe import SetRequest, make_request
 from sharding.retry import prepare_retry
 from sharding.source import Source
 from sharding.summary import written_lines
@@ -60,6 +62,25 @@ def mended(crops: FakeAdapter, *names: str) -> FakeAdapter:
     """What is broken is replaced by as many bytes that are not."""
     images = {**crops.images, **{name: jpeg(64, 32, int(name)) for name in names}}
     return replace(crops, images=images)
+
+
+def fetched_again(crops: FakeAdapter, **images: bytes) -> FakeAdapter:
+    """Another source: these have other bytes and another size."""
+    samples = [
+        replace(sample, size_bytes=len(images[name]))
+        if (name := sample.locator) in images
+        else sample
+        for sample in crops.samples
+    ]
+    return replace(crops, images={**crops.images, **images}, samples=samples)
+
+
+def write_again(one: SetRequest) -> Manifest:
+    """The job over a set that is finished: it starts no Ray."""
+    (outcome,) = write_sets([one])
+    assert outcome.error is None
+    assert outcome.manifest is not None
+    return outcome.manifest
 
 
 def keys(url: str) -> list[str | None]:
@@ -122,9 +143,76 @@ def test_an_image_that_was_missing_and_is_there_now(tmp_path: Path) -> None:
         faulty=(FaultySample(scenes.samples[0].key, scenes.samples[0].origin),),
     )
     assert write(request(lost, out)).quarantined == 1
+    with pytest.raises(UserError, match=r"are back, --retry-quarantined takes .* If not: write to"):
+        prepare(request(scenes, out))
     found = retry(request(scenes, out))
     assert (found.samples, found.quarantined) == (8, 0)
+    assert write_again(request(scenes, out)) == found
+    assert write_again(request(lost, out)) == found
     assert verify(str(out)).problems == []
+
+
+def test_a_set_is_finished_after_a_try_whatever_the_size_of_what_was_fetched_again(
+    tmp_path: Path,
+) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    before = ShardSet(str(out)).root_sha256
+    still = request(fetched_again(crops, **{"0002": b"broken in another way"}), out)
+    assert retry(still).quarantined == 3
+    assert write_again(still) == ShardSet(str(out)).manifest
+    assert ShardSet(str(out)).root_sha256 == before, "to streams and selections it is the same set"
+    assert verify(str(out)).problems == []
+    better = request(fetched_again(crops, **{"0002": jpeg(64, 32, 5)}), out)
+    with pytest.raises(UserError, match="--retry-quarantined"):
+        prepare(better)
+    assert retry(better).quarantined == 2
+    assert write_again(better) == ShardSet(str(out)).manifest
+    assert ShardSet(str(out)).root_sha256 != before
+    assert verify(str(out)).problems == []
+
+
+def test_another_try_is_no_advice_where_it_does_not_help(tmp_path: Path) -> None:
+    crops, whole = broken_crops(), fake_crops(12, 3)
+    write(request(crops, tmp_path / "broken"))
+    write(request(whole, tmp_path / "whole"))
+    changed = fetched_again(whole, **{"0001": jpeg(64, 32)})
+    for one, complaint in (
+        (request(changed, tmp_path / "whole"), "in the source changed"),
+        (request(crops, tmp_path / "broken", seed=1), r"settings\.seed: 0 -> 1"),
+        (request(fake_crops(13, 3), tmp_path / "broken"), "samples: 12 -> 13"),
+    ):
+        with pytest.raises(UserError, match=complaint) as refused:
+            prepare(one)
+        assert "--retry-quarantined" not in str(refused.value)
+        assert "or remove what is there first" in str(refused.value)
+
+
+def test_a_dry_run_of_another_try_writes_nothing(
+    miniature: tuple[Path, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = str(miniature[0] / "msmt17"), str(tmp_path / "out")
+    config = PlanConfig(canvas=CanvasConfig(size=(96, 64), variants=1))
+    write(make_request("msmt17", source, "train_val", out, config))
+    (tmp_path / "out/shards/v0/s000000.tar").write_bytes(b"of a killed try")
+    before = files(tmp_path / "out")
+    command = [
+        "write",
+        "--dataset",
+        "msmt17",
+        "--split",
+        "train_val",
+        "--source",
+        source,
+        "--out",
+        out,
+    ]
+    command += ["--set", "canvas.size=[96,64]", "--set", "canvas.variants=1", "--dry-run"]
+    main([*command, "--retry-quarantined"])
+    assert capsys.readouterr().out == "msmt17 train_val, quarantined: 1 images to be tried again\n"
+    main(command)
+    assert "msmt17 train_val: 25 images" in capsys.readouterr().out
+    assert files(tmp_path / "out") == before
 
 
 def test_nothing_better_changes_nothing(tmp_path: Path) -> None:
@@ -176,7 +264,7 @@ def test_another_try_after_somebody_was_forgotten(tmp_path: Path) -> None:
     assert verify(str(out)).problems == []
     kept = prepare(request(crops, out))
     assert kept.todo == ()
-    assert kept.child == last
+    assert kept.kept == last
 
 
 def test_a_set_that_was_forgotten_from_is_not_written_anew_without_its_manifest(
