@@ -119,6 +119,16 @@ def test_named_volumes_are_declared() -> None:
     assert named == set(tree["volumes"])
 
 
+def test_shards_on_their_way_to_the_store_do_not_lie_in_memory() -> None:
+    (image_folders,) = re.findall(r"install -d -o pretrain -g pretrain (.*)", DOCKERFILE)
+    for name in ("ray-head", "ray-worker"):
+        service = compose()["services"][name]
+        folder = service["environment"]["TMPDIR"]
+        assert folder not in service["tmpfs"]
+        assert folder in image_folders.split(), "the volume would belong to root"
+        assert f"scratch:{folder}" in service["volumes"]
+
+
 def test_the_licence_is_the_one_that_the_package_names() -> None:
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text()
