@@ -154,6 +154,8 @@ class Manifest(_Record):
     quarantined: int
     """Those that no supplement holds: the rows of quarantine.parquet."""
     forgotten: int = 0
+    withheld: tuple[str, ...] = ()
+    """Of forgotten identities that a quarantined sample may show once it can be read: their `pseudonym`."""
     excluded: dict[str, int] = {}
     """Source samples left out on purpose, by rule."""
     source_samples: int
@@ -182,6 +184,10 @@ class Manifest(_Record):
     """sha256 of the manifest that this generation was made from."""
     root: str | None = None
     """sha256 of the first manifest with these slots, if it is another than this."""
+
+    def pseudonym(self, identity: str) -> str:
+        """sha256 of an identity, with a salt of this set."""
+        return sha256(f"{self.plan_hash} {identity}".encode())
 
     def annotation(self, data: bytes, key: str, size: tuple[int, int]) -> Annotation:
         """A sample's JSON, with its image's height and width. Raises ValueError."""

@@ -37,12 +37,20 @@ class PreparedRetry:
     samples: tuple[SourceSample, ...]
     source_plan: str
     """Hash of the plan that the source gives now."""
-
-    notes = ()
+    withheld: int
+    """Samples that are left as they are, for they show somebody who was forgotten."""
 
     @property
     def name(self) -> str:
         return f"{self.manifest.dataset} {self.manifest.split}, quarantined"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self.withheld:
+            return ()
+        return (
+            f"!! {self.name}: {self.withheld:,} more show people who were forgotten, and stay out",
+        )
 
     def jobs(self) -> Iterator[ShardJob]:
         """Raises UserError if the manifest was replaced meanwhile."""
@@ -134,8 +142,14 @@ def prepare_retry(request: SetRequest) -> PreparedRetry | None:
     for key, sample in samples.items():
         _refuse_another(request, sample, rows[key])
     plan = make_plan(request.adapter, request.split, listing, request.config)
-    tried = tuple(samples[key] for key in sorted(samples))
-    return PreparedRetry(request, manifest, tried, plan.hash)
+    tried = tuple(samples[key] for key in sorted(samples) if not _withheld(manifest, samples[key]))
+    return PreparedRetry(request, manifest, tried, plan.hash, len(samples) - len(tried))
+
+
+def _withheld(manifest: Manifest, sample: SourceSample) -> bool:
+    """Whether it shows somebody who was forgotten while nobody could know that."""
+    people = {person.identity for person in sample.persons if person.identity is not None}
+    return any(manifest.pseudonym(identity) in manifest.withheld for identity in people)
 
 
 def _quarantined(out: Location, manifest: Manifest) -> dict[str, dict[str, Any]]:

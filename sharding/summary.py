@@ -32,6 +32,7 @@ def plan_report(sets: Sequence[PreparedSet | PreparedRetry], cores: int) -> Iter
     for prepared in sets:
         if isinstance(prepared, PreparedRetry):
             yield f"{prepared.name}: {len(prepared.samples):,} images to be tried again"
+            yield from prepared.notes
             continue
         images += prepared.plan.samples
         yield from _plan_lines(prepared)

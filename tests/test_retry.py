@@ -267,6 +267,34 @@ def test_another_try_after_somebody_was_forgotten(tmp_path: Path) -> None:
     assert kept.kept == last
 
 
+@pytest.mark.parametrize("lost", [{"0001", "0002", "0005"}, {"0001", "0002", "0005", "0009"}])
+def test_who_was_forgotten_does_not_come_back_with_an_image_that_was_missing(
+    tmp_path: Path, lost: set[str]
+) -> None:
+    """0001, 0005 and 0009 show train:1; of what is missing the set does not know that."""
+    crops, out = fake_crops(12, 3), tmp_path / "out"
+    faulty = tuple(FaultySample(s.key, s.origin) for s in crops.samples if s.locator in lost)
+    left = [sample for sample in crops.samples if sample.locator not in lost]
+    write(request(replace(crops, samples=left, faulty=faulty), out))
+    before = ShardSet(str(out)).root_sha256
+    lines = forget(str(out), {"train:1"}, ()).lines({})
+    assert f"{len(lost)} quarantined samples do not say whom they show" in "".join(lines)
+    assert ShardSet(str(out)).root_sha256 == before
+    with pytest.raises(UserError, match="forgotten before"):
+        forget(str(out), {"train:1"}, ())
+    assert b"train:1" not in (out / MANIFEST).read_bytes()
+
+    prepared = prepare_retry(request(crops, out))
+    assert prepared is not None
+    (note,) = prepared.notes
+    assert note.endswith(f"{len(lost) - 1} more show people who were forgotten, and stay out")
+    last = retry(request(crops, out))
+    assert [sample.locator for sample in prepared.samples] == ["0002"]
+    assert (last.quarantined, last.identities) == (len(lost) - 1, ("train:0", "train:2"))
+    assert write_again(request(crops, out)) == last
+    assert verify(str(out)).problems == []
+
+
 def test_a_set_that_was_forgotten_from_is_not_written_anew_without_its_manifest(
     tmp_path: Path,
 ) -> None:

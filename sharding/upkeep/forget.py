@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.accounting import account_shard, add_up
+from pipeline.accounting import ShardAccount, account_shard, add_up
 from pipeline.errors import UserError
 from pipeline.shards import (
     MANIFEST,
@@ -56,6 +56,8 @@ class Forgetting:
     """Names."""
     unknown: frozenset[str]
     """Names asked for that the set does not hold, or no longer."""
+    unseen: int = 0
+    """Quarantined samples that may show somebody asked for."""
 
     def lines(self, listed: Mapping[str, str]) -> list[str]:
         """For the terminal. `listed`: where each name was read, from `read_names`."""
@@ -72,6 +74,11 @@ class Forgetting:
                 f"{name}: {self.samples:,} samples in {self.shards:,} shards forgotten. This is generation "
                 f"{self.manifest.generation}, with {self.manifest.samples:,} samples. Not reached from here: "
                 "other copies, caches, the native release, and what was trained on them."
+            )
+        if self.unseen:
+            lines.append(
+                f"{name}: {self.unseen:,} quarantined samples do not say whom they show. {MANIFEST} keeps a "
+                "salted hash of each identity asked for, so that no retry takes in a sample of theirs."
             )
         if self.removed_files:
             lines.append(f"{name}: {self.removed_files:,} files of other generations removed.")
@@ -90,12 +97,16 @@ class _Found:
     names: frozenset[str]
     """Names asked for that are there."""
     shards: frozenset[str]
+    unseen: int
+    """Other samples, quarantined before anybody knew whom they show: missing ones."""
 
 
 def forget(url: str, identities: Collection[str], keys: Collection[str]) -> Forgetting:
     """Forgets every sample that shows one of `identities` or has one of `keys`, in every variant.
 
-    Raises UserError if none of the names is in the set, or something in the set is damaged.
+    Of a sample that is missing from the source nobody knows whom it shows. While there are such, the
+    identities are withheld from retries. Raises UserError if nothing is to be done for any of the names, or
+    something in the set is damaged.
     """
     with Location(url).exclusive():
         return _forget(ShardSet(url), identities, keys)
@@ -112,15 +123,17 @@ def _forget(shard_set: ShardSet, identities: Collection[str], keys: Collection[s
     found = _search(shard_set, identities, keys)
     names = frozenset((*identities, *keys))
     unknown = names - found.names
-    if not found.keys:
+    unseen = found.unseen if identities and shard_set.manifest.task != "detection" else 0
+    withheld = set(map(shard_set.manifest.pseudonym, identities)) if unseen else set()
+    if not found.keys and withheld <= set(shard_set.manifest.withheld):
         if not removed:
             raise UserError(_nothing_found(shard_set, len(names)))
         return Forgetting(shard_set.manifest, 0, 0, removed, len(names), unknown)
-    child = _write_beside(shard_set, found, identities)
+    child = _write_beside(shard_set, found, identities, withheld)
     _replace_manifest(shard_set, child)
     removed += _settle(ShardSet(shard_set.url))
     samples = child.forgotten - shard_set.manifest.forgotten
-    return Forgetting(child, samples, len(found.shards), removed, len(names), unknown)
+    return Forgetting(child, samples, len(found.shards), removed, len(names), unknown, unseen)
 
 
 def _replace_manifest(shard_set: ShardSet, child: Manifest) -> None:
@@ -177,7 +190,9 @@ def _search(shard_set: ShardSet, identities: Collection[str], keys: Collection[s
     wanted = pa.array(sorted(identities), pa.string())
     doomed, names, places = set(keys), set[str](), set[str]()
     known: set[str] = set()
+    parts = []
     for shard, written in _read(shard_set.location, shards):
+        parts.append(account_shard(shard, written.table))
         rows, shown = _rows_with(written.table, wanted, pa.array(sorted(doomed), pa.string()))
         found = written.table["key"].filter(pa.array(rows)).to_pylist()
         names.update(shown)
@@ -185,7 +200,14 @@ def _search(shard_set: ShardSet, identities: Collection[str], keys: Collection[s
         doomed.update(found)
         if found:
             places.add(shard.name)
-    return _Found(frozenset(known), frozenset(names | (known & set(keys))), frozenset(places))
+    asked = frozenset(names | (known & set(keys)))
+    return _Found(frozenset(known), asked, frozenset(places), _unseen(parts, known))
+
+
+def _unseen(parts: list[ShardAccount], doomed: Collection[str]) -> int:
+    """How many quarantined samples, but for `doomed`, name nobody."""
+    rows = add_up(parts).quarantine.to_pylist()
+    return sum(not row["identities"] and row["key"] not in doomed for row in rows)
 
 
 def _read(root: Location, shards: list[Shard]) -> Iterator[tuple[Shard, WrittenIndex]]:
@@ -207,7 +229,9 @@ def _rows_with(
     return rows, people.filter(shows).unique().to_pylist()
 
 
-def _write_beside(shard_set: ShardSet, found: _Found, identities: Collection[str]) -> Manifest:
+def _write_beside(
+    shard_set: ShardSet, found: _Found, identities: Collection[str], withheld: Collection[str]
+) -> Manifest:
     """Writes all files of the new generation but its manifest, which is returned."""
     root, old = shard_set.location, shard_set.manifest
     generation = old.generation + 1
@@ -231,6 +255,7 @@ def _write_beside(shard_set: ShardSet, found: _Found, identities: Collection[str
             root.child(_beside(name, generation)).write(new[name])
     update = {
         "shards": shards,
+        "withheld": tuple(sorted({*old.withheld, *withheld})),
         "generation": generation,
         "parent": shard_set.manifest_sha256,
         "root": shard_set.root_sha256,
