@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,31 @@ def test_a_step_can_be_written_again(checkpoints: Checkpoints) -> None:
     found = checkpoints.newest()
     assert found is not None
     assert found.state.step == 10
+
+
+@pytest.mark.parametrize("hashed", [1, 2, 3])
+def test_who_reads_what_a_run_deletes_takes_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashed: int
+) -> None:
+    folder, config = tmp_path / "checkpoints", CheckpointConfig(keep=1)
+    write(Checkpoints(folder, config), 5)
+    describe, calls = checkpoint._describe, count(1)
+
+    def race(path: Path) -> dict[str, int | str]:
+        found = describe(path)
+        if next(calls) == hashed:
+            write(Checkpoints(folder, config), 10)
+        return found
+
+    monkeypatch.setattr(checkpoint, "_describe", race)
+    found = Checkpoints(folder, config).newest()
+    assert found is not None and found.state.step == 10
+    write(Checkpoints(folder, config), 15)
+    for read in (found.model, found.optimizer):
+        with pytest.raises(
+            UserError, match=r"step-00000010 is not whole: .*safetensors is missing"
+        ):
+            read()
 
 
 def test_another_model_is_a_user_error(checkpoints: Checkpoints) -> None:

@@ -18,7 +18,7 @@ import yaml
 from pipeline.config import load_config
 from pipeline.digest import SampleDigest
 from pipeline.stream import Stream
-from training.checkpoint import Checkpoints, find_damage
+from training.checkpoint import Checkpoint, Checkpoints
 from training.engine import free_port
 from training.run import Run, RunConfig, load_run
 from training.signals import EXIT_STOPPED
@@ -164,7 +164,7 @@ def test_checkpoints_are_whole_and_load(launched: Launched) -> None:
     folder = launched.checkpoints().folder
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["latest", "step-00000002", "step-00000004"]
-    assert [find_damage(folder / name) for name in names[1:]] == [None, None]
+    assert [Checkpoint.open(folder / name).state.step for name in names[1:]] == [2, 4]
     state = launched.run.checkpoint().state
     assert state.sample_digest == launched.lines[-1]["sample_digest"]
     model = launched.run.model()

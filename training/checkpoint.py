@@ -62,29 +62,55 @@ class State(BaseModel):
     """Steps whose loss or gradient was not finite, counted from 0."""
 
 
+class NotWhole(UserError):
+    """A checkpoint that is damaged, half there, or gone: a run deletes its old ones while others read."""
+
+    def __init__(self, path: Path, damage: str) -> None:
+        super().__init__(
+            f"the checkpoint {path} is not whole: {damage}. Choose another; a run deletes its old ones."
+        )
+        self.damage = damage
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete one. Its tensors come back on the CPU."""
 
     path: Path
     state: State
+    sha256: str
+    """Of the file with the model's tensors."""
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
-        """Raises UserError if it is not whole."""
-        if damage := find_damage(path):
-            raise UserError(f"the checkpoint {path} is not whole: {damage}. Choose another.")
-        return cls(path, State.model_validate_json((path / STATE).read_text()))
+        """Raises NotWhole unless it is complete and hash-correct."""
+        try:
+            files = json.loads((path / MANIFEST).read_text())["files"]
+            for name in (MODEL, OPTIMIZER, STATE):
+                if (path / name).stat().st_size != files[name]["bytes"]:
+                    raise NotWhole(path, f"{name} has another size than {MANIFEST} says")
+                if _describe(path / name) != files[name]:
+                    raise NotWhole(path, f"{name} has another hash than {MANIFEST} says")
+            state = State.model_validate_json((path / STATE).read_text())
+            return cls(path, state, files[MODEL]["sha256"])
+        except FileNotFoundError as error:
+            raise NotWhole(path, f"{Path(error.filename).name} is missing") from None
+        except (ValidationError, ValueError, KeyError, TypeError):
+            raise NotWhole(path, f"{MANIFEST} or {STATE} is not readable") from None
 
     def model(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name."""
-        return load_file(self.path / MODEL)
+        """Parameters and buffers by name. Raises NotWhole if it was deleted since."""
+        return self._load(MODEL)
 
-    @property
-    def sha256(self) -> str:
-        """Of the file with the model's tensors, as the manifest says."""
-        files = json.loads((self.path / MANIFEST).read_text())["files"]
-        return str(files[MODEL]["sha256"])
+    def optimizer(self) -> dict[str, Tensor]:
+        """`parameter/state` -> tensor. Raises NotWhole if it was deleted since."""
+        return self._load(OPTIMIZER)
+
+    def _load(self, name: str) -> dict[str, Tensor]:
+        try:
+            return load_file(self.path / name)
+        except FileNotFoundError:
+            raise NotWhole(self.path, f"{name} is missing") from None
 
     def load_into(self, model: nn.Module) -> None:
         """Raises UserError if `model` has other tensors than the one that was saved."""
@@ -95,10 +121,6 @@ class Checkpoint:
                 f"{self.path} holds another model than the configuration describes: "
                 f"{' '.join(str(error).split())[:400]}"
             ) from None
-
-    def optimizer(self) -> dict[str, Tensor]:
-        """`parameter/state` -> tensor."""
-        return load_file(self.path / OPTIMIZER)
 
 
 def step_name(step: int) -> str:
@@ -181,17 +203,17 @@ class Checkpoints:
 
         Raises UserError if there are some but none is whole: starting over would overwrite them.
         """
-        found = self._published()
-        broken: list[str] = []
-        for path in found:
-            problem = find_damage(path)
-            if problem is None:
-                return Checkpoint(path, State.model_validate_json((path / STATE).read_text()))
-            broken.append(f"{path.name} ({problem})")
+        broken: dict[Path, str] = {}
+        # listed anew each time: the run that writes them may go on
+        while path := next((p for p in self._published() if p not in broken), None):
+            try:
+                return Checkpoint.open(path)
+            except NotWhole as problem:
+                broken[path] = f"{path.name} ({problem.damage})"
         if broken:
             raise UserError(
-                f"no checkpoint in {self.folder} is whole: {', '.join(broken)}. Restore one from a copy, "
-                "or move the run's folder away to start over."
+                f"no checkpoint in {self.folder} is whole: {', '.join(broken.values())}. Restore one from a "
+                "copy, or move the run's folder away to start over."
             )
         return None
 
@@ -240,23 +262,6 @@ def _fill(folder: Path, state: State, tensors: Mapping[str, Mapping[str, Tensor]
         sync(folder / name)
     sync(folder)
     return sum((folder / name).stat().st_size for name in (*files, MANIFEST))
-
-
-def find_damage(path: Path) -> str | None:
-    """What keeps the checkpoint at `path` from being complete and hash-correct; None if nothing does."""
-    try:
-        files = json.loads((path / MANIFEST).read_text())["files"]
-        for name in (MODEL, OPTIMIZER, STATE):
-            if (path / name).stat().st_size != files[name]["bytes"]:
-                return f"{name} has another size than {MANIFEST} says"
-            if _describe(path / name) != files[name]:
-                return f"{name} has another hash than {MANIFEST} says"
-        State.model_validate_json((path / STATE).read_text())
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (ValidationError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} or {STATE} is not readable"
-    return None
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
