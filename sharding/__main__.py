@@ -16,7 +16,15 @@ from sharding.destination import check_destination
 from sharding.miniature import MiniatureConfig
 from sharding.miniature import write as write_miniature
 from sharding.plan import PlanConfig
-from sharding.recipe import SetRequest, absolute, find, load_recipe, make_request, parse_settings
+from sharding.recipe import (
+    SetRequest,
+    absolute,
+    find,
+    load_recipe,
+    make_request,
+    parse_settings,
+    refuse_unused,
+)
 
 VERIFIED_ALONE_BYTES = 1 << 30
 """Ray takes longer to start than this takes to verify."""
@@ -88,6 +96,10 @@ def _add_care(commands: Any) -> None:
 
 
 def _write(options: argparse.Namespace) -> None:
+    if options.dry_run and options.summary:
+        raise UserError(
+            "--summary is of what was written, and --dry-run writes nothing: leave one out."
+        )
     requests, workers = _requests(options)
     # Ray takes seconds to import; the other commands do without.
     from sharding.job import ShardsFailed, prepare_sets, write_sets
@@ -128,7 +140,9 @@ def _requests(options: argparse.Namespace) -> tuple[list[SetRequest], int | None
     if absent := [name for name, value in single.items() if not value]:
         raise UserError(f"write needs {', '.join(absent)}, or --config FILE.")
     config = parse_settings(PlanConfig, [*options.set, *_settings(options)])
-    splits = options.split or list(find(ADAPTERS, options.dataset, "dataset").splits)
+    adapter = find(ADAPTERS, options.dataset, "dataset")
+    refuse_unused(adapter, config)
+    splits = options.split or list(adapter.splits)
     out = options.out.rstrip("/")
     outs = [out if len(splits) == 1 else f"{out}/{split}" for split in splits]
     return [

@@ -29,7 +29,10 @@ class Estimate:
 
 
 def estimate(prepared: PreparedSet) -> Estimate:
-    """Reads, checks and converts samples spread over the shards to do, as a worker would."""
+    """Reads, checks and converts samples spread over the shards to do, one by one, and writes nothing.
+
+    A worker reads several at a time from a store: of one that answers late, `core_hours` are too many.
+    """
     conversion, tried, written = prepared.conversion(), 0, 0
     started = time.monotonic()
     for planned in _spread(prepared):

@@ -64,6 +64,7 @@ class RecipeConfig(Config):
         settings = parse_config(PlanConfig, merge(defaults, own), f"sets.{name}")
         out = f"{self.out.rstrip('/')}/{one.dataset}/{one.split}"
         request = make_request(one.dataset, one.source, one.split, out, settings)
+        refuse_unused(request.adapter, one.settings)
         return replace(request, expected=one.expected)
 
 
@@ -84,6 +85,15 @@ def make_request(dataset: str, source: str, split: str, out: str, config: PlanCo
     adapter = find(ADAPTERS, dataset, "dataset")
     find(adapter.splits, split, f"split of {dataset}")
     return SetRequest(adapter, Source(absolute(source)), split, absolute(out), config)
+
+
+def refuse_unused(adapter: Adapter, asked: PlanConfig) -> None:
+    """Raises UserError if what is asked of this dataset by name does nothing; a recipe's `defaults` may."""
+    if adapter.task == "reid" and asked.recode is not None:
+        raise UserError(
+            f"recode: {asked.recode} is for scenes, and {adapter.name} holds re-ID crops, which become JPEG "
+            "canvases of canvas.size and canvas.quality. Leave recode and max_side out."
+        )
 
 
 def absolute(url: str) -> str:

@@ -65,7 +65,7 @@ class Source:
         return dict(self.scan(under, suffix))
 
     def scan(self, under: str = "", suffix: str = "") -> Iterator[tuple[str, SourceFile]]:
-        """`files` one by one, for folders of millions."""
+        """`files` one by one: those of a local folder are not held; a store's listing is, 1 kB a file."""
         prefix = f"{under.strip('/')}/" if under.strip("/") else ""
         seen = set()
         for path, size in self._loose(prefix):

@@ -17,7 +17,7 @@ from sharding.job import prepare_sets, write_sets
 from sharding.output import find_manifest, finish, quarantine_summary
 from sharding.plan import PlanConfig
 from sharding.prepare import PreparedSet, prepare
-from sharding.recipe import SetRequest
+from sharding.recipe import RecipeConfig, SetRequest
 from sharding.source import Source
 from sharding.summary import plan_report, written_lines
 from sharding.writer import write_shard
@@ -172,6 +172,27 @@ def test_dry_run_checks_what_a_run_checks_and_says_what_is_not_as_published(
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not a folder one may write to"):
         dry_run(str(tmp_path / "file"))
+
+
+def test_a_summary_of_a_dry_run_is_refused(tmp_path: Path) -> None:
+    summary = tmp_path / "run.json"
+    with pytest.raises(UserError, match="--dry-run writes nothing"):
+        main(["write", "--dataset", "ecp", "--source", "/release", "--out", str(tmp_path / "out"),
+              "--dry-run", "--summary", str(summary)])  # fmt: skip
+
+
+def test_recoding_asked_of_crops_is_refused_and_may_be_the_default_of_a_recipe(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UserError, match="jpeg:90 is for scenes, and msmt17 holds re-ID crops"):
+        main(["write", "--dataset", "msmt17", "--source", "/release", "--out", str(tmp_path / "out"),
+              "--recode", "jpeg:90", "--max-side", "640"])  # fmt: skip
+    one = {"dataset": "msmt17", "source": "/release", "split": "train"}
+    recipe = {"out": "/out", "defaults": {"recode": "jpeg:90"}, "sets": {"crops": one}}
+    assert RecipeConfig(**recipe).requests()[0].config.recode == "jpeg:90"
+    one["settings"] = {"recode": "jpeg:80"}
+    with pytest.raises(UserError, match="jpeg:80 is for scenes"):
+        RecipeConfig(**recipe).requests()
 
 
 def write(prepared: PreparedSet) -> None:

@@ -1,7 +1,7 @@
 """Tars of other tools become a shard set where they lie: each gets an index, all of them a manifest.
 
-A tar's index is written when the tar was read through, so a run that was killed goes on where it was,
-and one over a folder that has grown reads the new tars alone.
+A tar's index is written when the tar was read through, so a run that was killed goes on where it was. Tars
+are numbered by their names: in a folder that has grown, those after a new one are read again with it.
 """
 
 import os
