@@ -175,6 +175,10 @@ def test_one_process_writes_a_run(tmp_path: Path) -> None:
     folder.claim().close()
 
 
+def state_of(run: Path) -> str:
+    return str(json.loads((run / "status.json").read_text())["state"])
+
+
 def test_a_run_is_read_back_without_its_shards(tmp_path: Path) -> None:
     config, stream = load_config(RunConfig, DEMO), fake_stream("ab")
     folder = RunFolder(tmp_path / "run")
@@ -185,7 +189,9 @@ def test_a_run_is_read_back_without_its_shards(tmp_path: Path) -> None:
     assert run.config == config
     assert run.domains == stream.domains
     assert run.identities == stream.identities
-    assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "running"
+    assert state_of(tmp_path / "run") == "running"
+    folder.write_status(3, 2, eta_s=0.0, stopping=False, checkpoint=None)  # `steps` was lowered
+    assert state_of(tmp_path / "run") == "finished"
     environment = json.loads((tmp_path / "run/environment.json").read_text())
     assert environment["packages"]["deepspeed"]
     weights = json.loads((tmp_path / "run/weights.json").read_text())

@@ -243,7 +243,7 @@ class RunFolder:
         self._write_json(
             "status.json",
             {
-                "state": "finished" if step == steps else "stopped" if stopping else "running",
+                "state": "finished" if step >= steps else "stopped" if stopping else "running",
                 "step": step,
                 "steps": steps,
                 "eta_s": eta_s and round(eta_s, 1),
