@@ -111,7 +111,7 @@ def train_together(
         if start is not None and changes is not None:
             folder.checkpoints(config.checkpoint).recover(start)
             changes.record(folder.path)
-        folder.create(config, stream)
+        folder.create(config, stream, start.state.step if start else 0)
         if start is None:
             folder.record_weights(model.search.first_weights)
     return train(config, folder, stream, model, engine, start.state if start else None, here)

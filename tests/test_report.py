@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,32 @@ def test_the_card_names_sets_that_cannot_be_read_and_what_ecp_forbids(
     assert "EuroCity Persons forbids commercial use" in card
     assert "generated (read later; the set has changed since)" in card
     assert card.count("| generated |") == 3
+
+
+def with_sets(config: RunConfig, root: Path, step: int, *names: str) -> RunConfig:
+    """Adds shard sets from a step on."""
+    urls = {name: simple_set(root / name, "detection", 1, 2, dataset=name) for name in names}
+    added = tuple(MixtureEntry(shards=url, weight=1) for url in urls.values())
+    segments = (*config.stream.segments, SegmentConfig(from_step=step, scenes=added))
+    stream = config.stream.model_copy(update={"segments": segments})
+    return config.model_copy(update={"stream": stream})
+
+
+def test_the_card_keeps_a_set_that_the_run_dropped_after_it_was_trained_on_it(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = with_sets(with_sets(config, tmp_path, 20, "ecp"), tmp_path, 26, "planned")
+    run = make_run(before, tmp_path / "run")
+    for step in (25, 28):
+        run.create(config, Stream.open(config.stream), step)
+        shutil.rmtree(tmp_path / "ecp", ignore_errors=True)
+    train_a_little(config, run)
+    monkeypatch.setattr("sys.argv", ["export.py", str(run.path), "--out", str(tmp_path / "w.pth")])
+    export.main()
+    card = (tmp_path / "w.md").read_text()
+    assert "| ecp/train | 2 | generated |" in card and "EuroCity Persons forbids" in card
+    assert "planned" not in card
+    assert card.count("| generated |") == 5
 
 
 def test_the_card_knows_the_terms_of_every_data_set_that_can_be_sharded() -> None:

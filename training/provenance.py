@@ -1,16 +1,16 @@
 """Whose data weights were trained on: those of a run, and of the runs whose weights it began with."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.settings import StreamConfig
 from pipeline.shards import Manifest, ShardSet
 
-WEIGHTS_FILE = "weights.json"
+STREAM_FILE, WEIGHTS_FILE = "stream.json", "weights.json"
 
 
 @dataclass(frozen=True)
@@ -47,25 +47,68 @@ def first_weights(folder: Path) -> dict[str, Any] | None:
 
 
 def data_sets(folder: Path, stream: StreamConfig) -> tuple[DataSet, ...]:
-    """All that the run in `folder` trains on, with what their shard sets say where they can be read."""
-    stored = json.loads((folder / "stream.json").read_text())["manifests"]
-    found = {f"{m.dataset}/{m.split}": (m, sha256) for m, sha256 in _manifests(stream)}
-    return tuple(
-        _data_set(name, of["manifest"], *found.get(name, (None, ""))) for name, of in stored.items()
-    )
+    """All that the run in `folder` trains on, or was trained on before they were dropped.
+
+    With what their shard sets say, where those can be read.
+    """
+    stored, found = _stored(folder), _find(stream)
+    named = [
+        _data_set(name, of["manifest"], found.get(name)) for name, of in stored["manifests"].items()
+    ]
+    earlier = (DataSet(**one) for one in stored.get("earlier", ()))
+    return (*named, *(one for one in earlier if one.name not in stored["manifests"]))
 
 
-def _data_set(name: str, trained_on: str, manifest: Manifest | None, sha256: str) -> DataSet:
-    if manifest is None:
+def earlier_sets(
+    folder: Path, stream: StreamConfig, step: int, kept: Collection[str]
+) -> tuple[DataSet, ...]:
+    """Those that the run in `folder` was trained on before `step`, and that are not `kept`.
+
+    stream: its settings until then. A set that cannot be read any more counts from step 0.
+    """
+    stored = _stored(folder)
+    known = {one["name"]: DataSet(**one) for one in stored.get("earlier", ())}
+    gone = stored["manifests"].keys() - set(kept)
+    if gone:
+        found = _find(stream)
+        for one in data_sets(folder, stream):
+            if one.name in gone and (one.name not in found or found[one.name].first_step < step):
+                known[one.name] = one
+    return tuple(known.values())
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads((folder / STREAM_FILE).read_text())
+    return stored
+
+
+class _Found(NamedTuple):
+    manifest: Manifest
+    sha256: str
+    first_step: int
+    """Of the mixture that names it first."""
+
+
+def _data_set(name: str, trained_on: str, found: _Found | None) -> DataSet:
+    if found is None:
         return DataSet(name, None, None, False)
-    return DataSet(name, manifest.samples, manifest.licence, sha256 != trained_on)
+    manifest = found.manifest
+    return DataSet(name, manifest.samples, manifest.licence, found.sha256 != trained_on)
 
 
-def _manifests(stream: StreamConfig) -> Iterator[tuple[Manifest, str]]:
-    mixtures = [mixture for _, mixture in (*stream.mixtures("detection"), *stream.mixtures("reid"))]
-    for url in dict.fromkeys(entry.shards for mixture in mixtures for entry in mixture):
+def _find(stream: StreamConfig) -> dict[str, _Found]:
+    """By `DATASET/SPLIT`, what can be read."""
+    mixtures = (*stream.mixtures("detection"), *stream.mixtures("reid"))
+    steps: dict[str, int] = {}
+    for step, mixture in mixtures:
+        for entry in mixture:
+            steps.setdefault(entry.shards, step)
+    found: dict[str, _Found] = {}
+    for url, step in steps.items():
         try:
             shard_set = ShardSet(url)
-            yield shard_set.manifest, shard_set.manifest_sha256
+            manifest, sha256 = shard_set.manifest, shard_set.manifest_sha256
         except (UserError, OSError):  # weights are used where the data need not be
             continue
+        found[f"{manifest.dataset}/{manifest.split}"] = _Found(manifest, sha256, step)
+    return found

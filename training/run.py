@@ -38,7 +38,14 @@ from training.hybrid import HybridConfig, HybridModel
 from training.metrics import LogConfig
 from training.model.person_search import PersonSearch, PersonSearchConfig
 from training.model.weights import LoadedWeights
-from training.provenance import WEIGHTS_FILE, first_weights, trained_run
+from training.provenance import (
+    STREAM_FILE,
+    WEIGHTS_FILE,
+    DataSet,
+    earlier_sets,
+    first_weights,
+    trained_run,
+)
 from training.schedule import OptimiserConfig
 from training.start import Part, fill, require_same_form
 from training.trained import TrainedWeights, read_exported, search_tensors
@@ -197,7 +204,7 @@ class RunFolder:
         binding = {key: values for key, values in changed.items() if key not in free}
         if trained != now:
             binding["digest of the stream so far"] = (trained[:12], now[:12])
-        stored = json.loads((self.path / "stream.json").read_text())["manifests"]
+        stored = json.loads((self.path / STREAM_FILE).read_text())["manifests"]
         moved = compare({"shard sets": stored}, {"shard sets": stream.manifests})
         machines = compare(json.loads((self.path / ENVIRONMENT_FILE).read_text()), environment())
         others = {key: v for key, v in machines.items() if not key.startswith("command")}
@@ -216,21 +223,30 @@ class RunFolder:
             start = start.model_copy(update={"weights": str(weights.path)})
         return config.model_copy(update={"start": start})
 
-    def create(self, config: RunConfig, stream: Stream) -> None:
-        """Writes what the run is; a resumed run writes it again, for its new machines. Rank 0 only."""
+    def create(self, config: RunConfig, stream: Stream, step: int = 0) -> None:
+        """Writes what the run is; one that goes on from `step` writes it again, for its new machines.
+
+        Rank 0 only.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        earlier = self._earlier_sets(stream, step) if step else ()
         write_atomically(self.path / "config.yaml", dump_config(config))
         self._write_json(
-            "stream.json",
+            STREAM_FILE,
             {
                 "digest": stream.digest,
                 "domains": stream.domains,
                 "definition": stream.definition,
                 "manifests": stream.manifests,
+                "earlier": [asdict(one) for one in earlier],
             },
         )
         write_atomically(self.path / IDENTITIES_FILE, stream.identities.to_json().decode())
         self._write_json(ENVIRONMENT_FILE, environment())
+
+    def _earlier_sets(self, stream: Stream, step: int) -> tuple[DataSet, ...]:
+        """What trained the weights and is not streamed any more, which its terms outlast."""
+        return earlier_sets(self.path, load_run(self.path).config.stream, step, stream.manifests)
 
     def record_weights(self, weights: LoadedWeights | None) -> None:
         """Those that the model begins with; None: random ones. Rank 0 only."""
@@ -361,10 +377,10 @@ def load_run(path: str | Path) -> Run:
     folder = RunFolder(path)
     if folder.path.is_file():
         raise UserError(f"{path} is a file: expected the folder of a run, with config.yaml in it.")
-    for name in ("config.yaml", "stream.json", IDENTITIES_FILE, ENVIRONMENT_FILE):
+    for name in ("config.yaml", STREAM_FILE, IDENTITIES_FILE, ENVIRONMENT_FILE):
         if not (folder.path / name).exists():
             raise UserError(f"{path} is not a run folder: {name} is missing in it.")
-    stream = json.loads((folder.path / "stream.json").read_text())
+    stream = json.loads((folder.path / STREAM_FILE).read_text())
     identities = Identities.from_json((folder.path / IDENTITIES_FILE).read_bytes())
     return Run(
         folder,
