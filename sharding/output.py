@@ -97,7 +97,8 @@ def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Man
         template = _manifest(plan, adapter, listing).model_copy(update={"protocols": protocols})
         supplements = []
         if before is not None and before.plan_hash == plan.hash:
-            template = template.model_copy(update={"source_plan": before.source_plan})
+            kept = {"source_plan": before.source_plan, "withheld": before.withheld}
+            template = template.model_copy(update=kept)
             supplements = [shard.name for shard in first_shards(before) if shard.supplement]
         whole = whole_supplements(out, template, supplements)
         return complete(out, template, names, whole, before)

@@ -76,10 +76,7 @@ class Forgetting:
                 "other copies, caches, the native release, and what was trained on them."
             )
         if self.unseen:
-            lines.append(
-                f"{name}: {self.unseen:,} quarantined samples do not say whom they show. {MANIFEST} keeps a "
-                "salted hash of each identity asked for, so that no retry takes in a sample of theirs."
-            )
+            lines.append(f"{name}: {_say_unseen(self.unseen)}")
         if self.removed_files:
             lines.append(f"{name}: {self.removed_files:,} files of other generations removed.")
         return lines
@@ -98,15 +95,15 @@ class _Found:
     """Names asked for that are there."""
     shards: frozenset[str]
     unseen: int
-    """Other samples, quarantined before anybody knew whom they show: missing ones."""
+    """Other samples that may show an identity asked for: missing ones do not say whom they show."""
 
 
 def forget(url: str, identities: Collection[str], keys: Collection[str]) -> Forgetting:
     """Forgets every sample that shows one of `identities` or has one of `keys`, in every variant.
 
     Of a sample that is missing from the source nobody knows whom it shows. While there are such, the
-    identities are withheld from retries. Raises UserError if nothing is to be done for any of the names, or
-    something in the set is damaged.
+    identities are withheld from retries. Raises UserError if none of the names is in the set (they are
+    withheld all the same), or something in the set is damaged.
     """
     with Location(url).exclusive():
         return _forget(ShardSet(url), identities, keys)
@@ -123,17 +120,20 @@ def _forget(shard_set: ShardSet, identities: Collection[str], keys: Collection[s
     found = _search(shard_set, identities, keys)
     names = frozenset((*identities, *keys))
     unknown = names - found.names
-    unseen = found.unseen if identities and shard_set.manifest.task != "detection" else 0
-    withheld = set(map(shard_set.manifest.pseudonym, identities)) if unseen else set()
-    if not found.keys and withheld <= set(shard_set.manifest.withheld):
+    withheld = _withheld(shard_set.manifest, found, identities)
+    if not found.keys:
+        nothing_found = _nothing_found(shard_set, len(names))
+        if withheld != shard_set.manifest.withheld:
+            _withhold(shard_set, withheld)
+            raise UserError(f"{nothing_found} But {_say_unseen(found.unseen)}")
         if not removed:
-            raise UserError(_nothing_found(shard_set, len(names)))
+            raise UserError(nothing_found)
         return Forgetting(shard_set.manifest, 0, 0, removed, len(names), unknown)
     child = _write_beside(shard_set, found, identities, withheld)
     _replace_manifest(shard_set, child)
     removed += _settle(ShardSet(shard_set.url))
     samples = child.forgotten - shard_set.manifest.forgotten
-    return Forgetting(child, samples, len(found.shards), removed, len(names), unknown, unseen)
+    return Forgetting(child, samples, len(found.shards), removed, len(names), unknown, found.unseen)
 
 
 def _replace_manifest(shard_set: ShardSet, child: Manifest) -> None:
@@ -147,6 +147,25 @@ def _replace_manifest(shard_set: ShardSet, child: Manifest) -> None:
             "is writing there, and run this again."
         )
     root.child(MANIFEST).write(child.to_json())
+
+
+def _withheld(manifest: Manifest, found: _Found, identities: Collection[str]) -> tuple[str, ...]:
+    """What is withheld from now on."""
+    new = map(manifest.pseudonym, identities) if found.unseen else ()
+    return tuple(sorted({*manifest.withheld, *new}))
+
+
+def _withhold(shard_set: ShardSet, withheld: tuple[str, ...]) -> None:
+    """In the manifest alone: samples and generation stay."""
+    update = {"withheld": withheld, "root": shard_set.root_sha256}
+    _replace_manifest(shard_set, shard_set.manifest.model_copy(update=update))
+
+
+def _say_unseen(unseen: int) -> str:
+    return (
+        f"{unseen:,} quarantined samples do not say whom they show. {MANIFEST} keeps a salted hash of each "
+        "identity asked for, so that no retry takes in a sample of theirs."
+    )
 
 
 def _nothing_found(shard_set: ShardSet, asked: int) -> str:
@@ -201,7 +220,9 @@ def _search(shard_set: ShardSet, identities: Collection[str], keys: Collection[s
         if found:
             places.add(shard.name)
     asked = frozenset(names | (known & set(keys)))
-    return _Found(frozenset(known), asked, frozenset(places), _unseen(parts, known))
+    may_show = identities and shard_set.manifest.task != "detection"
+    unseen = _unseen(parts, known) if may_show else 0
+    return _Found(frozenset(known), asked, frozenset(places), unseen)
 
 
 def _unseen(parts: list[ShardAccount], doomed: Collection[str]) -> int:
@@ -230,7 +251,7 @@ def _rows_with(
 
 
 def _write_beside(
-    shard_set: ShardSet, found: _Found, identities: Collection[str], withheld: Collection[str]
+    shard_set: ShardSet, found: _Found, identities: Collection[str], withheld: tuple[str, ...]
 ) -> Manifest:
     """Writes all files of the new generation but its manifest, which is returned."""
     root, old = shard_set.location, shard_set.manifest
@@ -255,7 +276,7 @@ def _write_beside(
             root.child(_beside(name, generation)).write(new[name])
     update = {
         "shards": shards,
-        "withheld": tuple(sorted({*old.withheld, *withheld})),
+        "withheld": withheld,
         "generation": generation,
         "parent": shard_set.manifest_sha256,
         "root": shard_set.root_sha256,
