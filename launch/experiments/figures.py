@@ -58,7 +58,7 @@ def draw_curve(tier: TierConfig, numbers: Numbers, path: Path) -> bool:
             drawn = True
             shares = sorted(points)
             means = [np.mean([points[share][world] for world in common]) for share in shares]
-            label = f"{says}, {len(common)} worlds"
+            label = f"{says}, {len(common)} world{'s' if len(common) > 1 else ''}"
             axes.plot([100 * share for share in shares], means, marker=marker, label=label)
     if drawn:
         axes.set_xlabel("share of the target's training images, percent")
