@@ -10,7 +10,7 @@ from pipeline.config import load_config
 from pipeline.errors import UserError, run_command
 from training.distributed import world_size
 from training.engine import launched_rank
-from training.run import RunConfig
+from training.run_config import RunConfig
 
 
 def main() -> None:

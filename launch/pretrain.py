@@ -23,7 +23,8 @@ from training.engine import (
     launched_world_size,
 )
 from training.loop import train
-from training.run import RunConfig, RunFolder, build_model, require_same_start, require_same_weights
+from training.run import RunFolder, build_model, require_same_start, require_same_weights
+from training.run_config import RunConfig
 from training.schedule import build_optimizer
 from training.signals import EXIT_STOPPED
 from training.speed import prepare

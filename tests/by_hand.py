@@ -19,7 +19,8 @@ from training.distributed import rank, world_size
 from training.engine import Engine
 from training.hybrid import HybridConfig, HybridModel
 from training.loop import train
-from training.run import RunConfig, RunFolder
+from training.run import RunFolder
+from training.run_config import RunConfig
 from training.schedule import build_optimizer
 from training.whereabouts import Whereabouts
 

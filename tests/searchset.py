@@ -19,7 +19,8 @@ from sharding.writer import ShardJob, write_shard
 from training.checkpoint import State
 from training.model.norm import CrossRankNorm
 from training.model.person_search import PersonSearch
-from training.run import RunConfig, RunFolder, build_model
+from training.run import RunFolder, build_model
+from training.run_config import RunConfig
 
 MEMORY_BYTES = 1 << 30
 TEST_SPLITS = {"prw": "test", "cuhk_sysu": "test", "posetrack21": "val"}

@@ -13,7 +13,7 @@ import pytest
 from pipeline.config import load_config
 from pipeline.settings import StreamConfig
 from sharding.recipe import load_recipe
-from training.run import RunConfig
+from training.run_config import RunConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/reproduce.md")

@@ -22,7 +22,7 @@ from pipeline.config import dump_config
 from pipeline.errors import UserError
 from pipeline.identities import Identities
 from training.changes import is_free
-from training.run import RunConfig
+from training.run_config import RunConfig
 
 SLOTS = [{"SLOT": "0"}, {"SLOT": "1"}]
 NUMBERS = {

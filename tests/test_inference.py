@@ -17,7 +17,7 @@ from training.evaluation.scenes import Scene, find_people, fit_scene, fitted
 from training.model.inference import Finder, InferenceConfig
 from training.model.norm_aware import unit
 from training.model.person_search import PersonSearch
-from training.run import RunConfig
+from training.run_config import RunConfig
 
 FINETUNE = Path(__file__).parent.parent / "launch/configs/finetune"
 SIZE = (64, 96)

@@ -20,7 +20,8 @@ from pipeline.digest import SampleDigest
 from pipeline.stream import Stream
 from training.checkpoint import Checkpoint, Checkpoints
 from training.engine import free_port
-from training.run import Run, RunConfig, load_run
+from training.run import Run, load_run
+from training.run_config import RunConfig
 from training.signals import EXIT_STOPPED
 
 pytestmark = pytest.mark.launched

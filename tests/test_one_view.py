@@ -19,7 +19,7 @@ from tests.batches import first_views, hybrid_batch
 from tests.models import tiny_model
 from tests.pictures import render_batch, sample, textured
 from tests.shardset import simple_set
-from training.run import RunConfig
+from training.run_config import RunConfig
 
 MODES = ("exact", "fast", "reference", "device")
 VIEW = Size(120, 160)

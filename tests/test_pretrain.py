@@ -17,7 +17,8 @@ from pipeline.stream import Stream
 from training.changes import Changes
 from training.checkpoint import State
 from training.model.weights import LoadedWeights
-from training.run import RunConfig, RunFolder, load_run
+from training.run import RunFolder, load_run
+from training.run_config import RunConfig
 
 ROOT = Path(__file__).parent.parent
 RUN_FILES = [

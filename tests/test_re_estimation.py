@@ -10,7 +10,8 @@ from pipeline.settings import MixtureEntry, StreamConfig
 from pipeline.stream import Stream
 from training.export.re_estimation import re_estimate
 from training.hybrid import HybridModel
-from training.run import RunConfig, build_model
+from training.run import build_model
+from training.run_config import RunConfig
 
 
 @pytest.fixture(scope="module")

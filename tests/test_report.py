@@ -27,7 +27,8 @@ from sharding.datasets import ADAPTERS
 from training.checkpoint import State
 from training.export.card import TERMS
 from training.features import domain_probe, embed_in_plane, image_features
-from training.run import RunConfig, RunFolder, build_model
+from training.run import RunFolder, build_model
+from training.run_config import RunConfig
 
 
 @pytest.fixture(scope="module")

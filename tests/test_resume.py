@@ -15,7 +15,8 @@ from pipeline.config import load_config
 from pipeline.errors import UserError
 from pipeline.stream import Stream
 from training.checkpoint import Checkpoint, State
-from training.run import RunConfig, RunFolder, build_model
+from training.run import RunFolder, build_model
+from training.run_config import RunConfig
 
 Resume = Callable[..., None]
 ALIGNED = "hybrid.alignment.tasks=[detection]"

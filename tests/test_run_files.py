@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.config import Config, load_config
 from sharding.recipe import load_recipe
-from training.run import RunConfig
+from training.run_config import RunConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "launch/configs"

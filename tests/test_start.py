@@ -17,7 +17,8 @@ from pipeline.settings import MixtureEntry, StreamConfig
 from training.hybrid import HybridConfig
 from training.model.norm import CrossRankNorm, FrozenNorm
 from training.model.person_search import PersonSearch
-from training.run import RunConfig, StartConfig, build_model, load_run, open_trained
+from training.run import build_model, load_run, open_trained
+from training.run_config import RunConfig, StartConfig
 
 BACKBONE = ("backbone.", "head.layer4.")
 

@@ -18,7 +18,8 @@ from training.evaluation.weights import load_weights
 from training.hybrid import HybridConfig
 from training.model.norm import FrozenNorm
 from training.model.person_search import PersonSearch
-from training.run import RunConfig, RunFolder, StartConfig, load_run
+from training.run import RunFolder, load_run
+from training.run_config import RunConfig, StartConfig
 
 
 @pytest.fixture(scope="module")

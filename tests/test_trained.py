@@ -21,7 +21,8 @@ from training.evaluation.weights import load_weights
 from training.hybrid import HybridConfig
 from training.model.person_search import PersonSearch
 from training.model.weights import LoadedWeights
-from training.run import StartConfig, load_run, open_trained, require_same_weights
+from training.run import load_run, open_trained, require_same_weights
+from training.run_config import StartConfig
 
 
 def export_run(run: Path, out: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> Path:

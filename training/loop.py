@@ -13,7 +13,8 @@ from training.engine import Engine
 from training.hybrid import HybridModel
 from training.metrics import Metrics
 from training.nonfinite import Skips, not_finite
-from training.run import RunConfig, RunFolder
+from training.run import RunFolder
+from training.run_config import RunConfig
 from training.schedule import set_lr
 from training.signals import StopRequest
 from training.statistics import GRADIENT_PARTS

@@ -1,4 +1,4 @@
-"""A run: its configuration and its folder, which says what was run, on what, and how far it got.
+"""A run: its folder, which says what was run, on what, and how far it got.
 
 config.yaml  stream.json  identities.json  weights.json  environment.json  status.json  changes.jsonl
 metrics.jsonl  tensorboard/  checkpoints/  ledger-RANK.jsonl  nonfinite/
@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from pydantic import Field, model_validator
 
-from pipeline.config import Config, dump_config, load_config
+from pipeline.config import dump_config, load_config
 from pipeline.errors import UserError
 from pipeline.identities import Identities
-from pipeline.settings import StreamConfig
 from pipeline.stream import Stream
 from training.changes import Changes, compare, is_free
 from training.checkpoint import (
@@ -31,11 +29,9 @@ from training.checkpoint import (
     State,
 )
 from training.distributed import rank, same_on_all_ranks
-from training.engine import EngineConfig
 from training.environment import environment
 from training.files import write_atomically
-from training.hybrid import HybridConfig, HybridModel
-from training.metrics import LogConfig
+from training.hybrid import HybridModel
 from training.model.person_search import PersonSearch, PersonSearchConfig
 from training.model.weights import LoadedWeights
 from training.provenance import (
@@ -46,67 +42,12 @@ from training.provenance import (
     first_weights,
     trained_run,
 )
-from training.schedule import OptimiserConfig
-from training.start import Part, fill, require_same_form
+from training.run_config import RunConfig, StartConfig
+from training.start import fill, require_same_form
 from training.trained import TrainedWeights, read_exported, search_tensors
 
 IDENTITIES_FILE, ENVIRONMENT_FILE = "identities.json", "environment.json"
 LOCK_FILE = "writer.lock"
-
-
-class StartConfig(Config):
-    """Weights of another run that this one begins with, in place of the backbone's own."""
-
-    weights: str
-    """Folder of a run, for its newest checkpoint, RUN/checkpoints/step-* for one of it, or a file that
-    `launch/export.py RUN --target person_search` wrote."""
-    part: Part = "model"
-    """`backbone`: trunk and last stage; `model`: the RPN and all heads of boxes too. Tables, predictor and
-    domain classifiers are always new."""
-
-
-class RunConfig(Config):
-    """A whole run: pre-training, or fine-tuning if it has a person-search set and no pre-training losses."""
-
-    run: str
-    """Folder that the run is written into."""
-    seed: int = 0
-    """Of the initial weights and of every draw inside a step."""
-    steps: int = Field(gt=0)
-    """Optimizer steps."""
-    start: StartConfig | None = None
-    stream: StreamConfig
-    hybrid: HybridConfig
-    optimiser: OptimiserConfig = OptimiserConfig()
-    engine: EngineConfig = EngineConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    log: LogConfig = LogConfig()
-
-    @model_validator(mode="after")
-    def _check(self) -> "RunConfig":
-        if self.hybrid.oim.mean == "roi" and self.engine.accumulation > 1:
-            raise ValueError(
-                "`hybrid.oim.mean: roi` needs `engine.accumulation: 1`: RoIs are counted in the forward, and "
-                "that of a later micro-step comes too late for the backward of this one"
-            )
-        if self.stream.views.number == 1 and self.hybrid.weights.similarity:
-            raise ValueError(
-                "`stream.views.number: 1` leaves L_con no second view to agree with: set "
-                "`hybrid.weights.similarity: 0`, or show two views"
-            )
-        if self.start is None:
-            self.hybrid.model.backbone.require_trained()
-        return self
-
-    @property
-    def of_pre_training(self) -> list[str]:
-        """Names of the settings that are on and that only pre-training has: none in fine-tuning."""
-        settings = {
-            "stream.canvas_batch": self.stream.canvas_batch,
-            "hybrid.weights.similarity": self.hybrid.weights.similarity,
-            "hybrid.alignment.tasks": self.hybrid.alignment.tasks,
-        }
-        return [name for name, value in settings.items() if value]
 
 
 def require_same_start(going_on: Checkpoint | None, device: torch.device) -> None:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # This machine's part of a run, without ssh. Started once on every machine, by hand or by a scheduler:
 #   HOSTFILE=hosts NODE_RANK=0 MASTER_ADDR=node-1 launch/cluster/node.sh --config RUN_FILE --resume
-# SCRIPT=launch/finetune.py fine-tunes instead. The exit code is that of the ranks: 0 finished, 75 stopped on request (SIGTERM to this script, SIGUSR1 to all).
+# SCRIPT=launch/finetune.py fine-tunes instead. The exit code is that of the ranks: 0 finished, 75 stopped on request
+# (SIGTERM to this script, SIGUSR1 to all).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${HOSTFILE:?a file like launch/cluster/hosts.example, the same on every machine}"

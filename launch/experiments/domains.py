@@ -19,7 +19,6 @@ from training.run import ENVIRONMENT_FILE, Run, load_run
 
 SAMPLES = 100
 """Images of each set."""
-BEFORE = "before"
 
 
 def compare_domains(runs: Sequence[Path], docs: Path) -> str:
@@ -31,7 +30,7 @@ def compare_domains(runs: Sequence[Path], docs: Path) -> str:
     found = {run.name: domains for run, (domains, _) in zip(runs, measured)}
     _require_same_start(found)
     first = next(iter(found.values()))
-    layouts = {BEFORE: first.layout("before")}
+    layouts = {"before": first.layout("before")}
     layouts |= {f"after {name}": domains.layout("after") for name, domains in found.items()}
     draw_domains(layouts, docs / "results/domains.svg")
     records = [record for _, record in measured]
@@ -74,7 +73,7 @@ def _record(run: Run, found: Domains) -> dict[str, Any]:
 
 def _table(found: Mapping[str, Domains]) -> Iterator[str]:
     after = [f"after {name}" for name in found]
-    yield _row("accuracy of a linear probe, percent", "images", BEFORE, *after, "chance")
+    yield _row("accuracy of a linear probe, percent", "images", "before", *after, "chance")
     yield "|---" * (4 + len(after)) + "|"
     probes = {name: domains.probes() for name, domains in found.items()}
     for task, (images, first) in next(iter(probes.values())).items():

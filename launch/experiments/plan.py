@@ -22,7 +22,8 @@ from pipeline.config import read_yaml
 from pipeline.errors import UserError
 from pipeline.shards import MANIFEST
 from training.changes import compare, spell
-from training.run import RunConfig, load_run
+from training.run import load_run
+from training.run_config import RunConfig
 
 LAUNCH = Path(__file__).parents[1]
 

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 from pipeline.config import Config, load_config, parse_config, read_yaml
 from pipeline.errors import UserError
 from sharding.miniature import MiniatureConfig
-from training.run import RunConfig
+from training.run_config import RunConfig
 from training.start import Part
 
 CONFIGS = Path(__file__).parents[1] / "configs/experiment"

@@ -11,7 +11,7 @@ from pipeline.stream import Stream
 from training.device import inference_device
 from training.model.norm import CrossRankNorm
 from training.model.person_search import PersonSearch
-from training.run import RunConfig
+from training.run_config import RunConfig
 
 
 @torch.no_grad()
