@@ -55,4 +55,6 @@ def test_other_first_weights_are_no_start_to_compare_with(
     monkeypatch.setattr(domains, "_measured", lambda run: (runs[run.name], {}))
     with pytest.raises(UserError, match="pretrain-hybrid and pretrain-other see other images or"):
         domains.compare_domains([tmp_path / name for name in runs], tmp_path)
+    with pytest.raises(UserError, match="one name"):
+        domains.compare_domains([tmp_path / name / "pretrain-hybrid" for name in "ab"], tmp_path)
     assert not (tmp_path / "results").exists()

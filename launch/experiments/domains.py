@@ -24,8 +24,10 @@ SAMPLES = 100
 def compare_domains(runs: Sequence[Path], docs: Path) -> str:
     """Writes both; returns the table.
 
-    Raises UserError if one of `runs` has no weights, or if they do not begin with the same.
+    Raises UserError if one of `runs` has no weights, or if they are not of one world.
     """
+    if len({run.name for run in runs}) < len(runs):
+        raise UserError("two of the runs have one name: name pre-trainings of one world.")
     measured = [_measured(run) for run in runs]
     found = {run.name: domains for run, (domains, _) in zip(runs, measured)}
     _require_same_start(found)
