@@ -97,7 +97,7 @@ demo: env
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/deepspeed -q --num_gpus 2 \
 		launch/pretrain.py --config launch/configs/pretrain/demo.yaml --resume
 	$(BIN)/python launch/export.py runs/demo/pretrain --target torchvision
-	$(BIN)/python launch/report.py runs/demo/pretrain
+	DS_ACCELERATOR=cpu $(BIN)/python launch/report.py runs/demo/pretrain
 
 format: env
 	$(BIN)/ruff check --fix .

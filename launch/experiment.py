@@ -20,8 +20,10 @@ from launch.experiments.plan import Planner
 from launch.experiments.records import Records
 from launch.experiments.results import write_domains, write_results
 from launch.experiments.settings import Experiment
+from pipeline.device import uses_gpu
 from pipeline.errors import UserError, run_command
 from pipeline.options import positive
+from training.device import require_no_unused_gpu
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -91,7 +93,8 @@ def claimed(folder: Path) -> Iterator[None]:
 
 def slots(number: int | None) -> list[dict[str, str]]:
     """The environment of each process that may run at a time."""
-    gpus = torch.cuda.device_count() if os.environ.get("DS_ACCELERATOR") != "cpu" else 0
+    require_no_unused_gpu()
+    gpus = torch.cuda.device_count() if uses_gpu() else 0
     if gpus:
         ours = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
         names = ours.split(",")

@@ -32,7 +32,12 @@ def test_a_gpu_that_cannot_be_used_is_an_error(gpu: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("DS_ACCELERATOR", "cpu"), ("CUDA_VISIBLE_DEVICES", ""), ("CUDA_VISIBLE_DEVICES", "-1")],
+    [
+        ("DS_ACCELERATOR", "cpu"),
+        ("CUDA_VISIBLE_DEVICES", ""),
+        ("CUDA_VISIBLE_DEVICES", "-1"),
+        ("CUDA_VISIBLE_DEVICES", "NoDevFiles"),  # Slurm's, for a job without a GPU
+    ],
 )
 def test_whoever_asks_for_the_cpu_gets_it(
     gpu: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str

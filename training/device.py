@@ -18,7 +18,7 @@ def local_device() -> torch.device:
     Raises UserError if there is a GPU that PyTorch cannot use: weeks of CPU would be spent unasked.
     """
     if not uses_gpu():
-        _require_no_unused_gpu()
+        require_no_unused_gpu()
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
@@ -31,10 +31,12 @@ def inference_device() -> torch.device:
     return local_device()
 
 
-def _require_no_unused_gpu() -> None:
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    asked_for = os.environ.get("DS_ACCELERATOR") == "cpu" or hidden
-    if not asked_for and (found := sorted(NODES.glob("nvidia[0-9]*"))):
+def require_no_unused_gpu() -> None:
+    """Raises UserError if this machine has a GPU that is neither used nor withheld on purpose."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip()
+    withheld = visible == "-1" or not any(letter.isdigit() for letter in visible)
+    asked_for = os.environ.get("DS_ACCELERATOR") == "cpu" or withheld
+    if not asked_for and not uses_gpu() and (found := sorted(NODES.glob("nvidia[0-9]*"))):
         wanted = f"a driver for CUDA {torch.version.cuda}" if torch.version.cuda else "other wheels"
         raise UserError(
             f"{found[0]} is a GPU that PyTorch {torch.__version__} cannot use; it wants {wanted}. To compute "
