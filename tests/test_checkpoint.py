@@ -1,5 +1,6 @@
 """Checkpoints: whole and hash-correct, or not there."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from itertools import count
@@ -219,6 +220,9 @@ def test_an_old_one_that_cannot_be_deleted_stops_nobody(
         raise OSError(39, "Directory not empty", str(path))
 
     write(checkpoints, 5, 10)
+    (
+        checkpoints.folder / ".writing-step-00000015"
+    ).mkdir()  # of a killed writer, and of a step to come
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", keep)
         write(checkpoints, 15, 20, 20)  # the last step again, as a run that was resumed before it
@@ -265,6 +269,22 @@ def test_who_reads_what_a_run_deletes_takes_the_next_one(
             UserError, match=r"step-00000010 is not whole: .*safetensors is missing"
         ):
             read()
+
+
+def test_nfs_says_that_a_file_is_gone_in_words_of_its_own(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(checkpoints, 5, 10)
+    describe = checkpoint._describe
+
+    def stale(path: Path) -> dict[str, int | str]:
+        if path.parent.name == "step-00000010":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return describe(path)
+
+    monkeypatch.setattr(checkpoint, "_describe", stale)
+    found = checkpoints.newest()
+    assert found is not None and found.state.step == 5
 
 
 def test_another_model_is_a_user_error(checkpoints: Checkpoints) -> None:

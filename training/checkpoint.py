@@ -4,6 +4,7 @@ checkpoints/step-00001000/  model.safetensors  optimizer.safetensors  state.json
 checkpoints/latest          the newest one's name, for people and scripts
 """
 
+import errno
 import hashlib
 import json
 import re
@@ -72,6 +73,11 @@ class NotWhole(UserError):
         self.damage = damage
 
 
+def _is_gone(error: OSError) -> bool:
+    """NFS says ESTALE where a file is deleted while it is being read."""
+    return isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete one. Its tensors come back on the CPU."""
@@ -93,8 +99,11 @@ class Checkpoint:
                     raise NotWhole(path, f"{name} has another hash than {MANIFEST} says")
             state = State.model_validate_json((path / STATE).read_text())
             return cls(path, state, files[MODEL]["sha256"])
-        except FileNotFoundError as error:
-            raise NotWhole(path, f"{Path(error.filename).name} is missing") from None
+        except OSError as error:
+            if not _is_gone(error):
+                raise
+            name = Path(error.filename).name if error.filename else "one of its files"
+            raise NotWhole(path, f"{name} is missing") from None
         except (ValidationError, ValueError, KeyError, TypeError):
             raise NotWhole(path, f"{MANIFEST} or {STATE} is not readable") from None
 
@@ -109,7 +118,9 @@ class Checkpoint:
     def _load(self, name: str) -> dict[str, Tensor]:
         try:
             return load_file(self.path / name)
-        except FileNotFoundError:
+        except OSError as error:
+            if not _is_gone(error):
+                raise
             raise NotWhole(self.path, f"{name} is missing") from None
 
     def load_into(self, model: nn.Module) -> None:
@@ -165,7 +176,9 @@ class Checkpoints:
     def _publish(self, state: State, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         began = time.perf_counter()
         name = step_name(state.step)
-        temporary = self.folder / f"{HALF}{name}"
+        temporary = (
+            self.folder / f"{HALF}{name}.{time.time_ns()}"
+        )  # one of that name may not go away
         try:
             self._clear()
             size = _fill(temporary, state, tensors)
@@ -241,10 +254,8 @@ class Checkpoints:
             shutil.rmtree(path)
         except OSError as error:
             if path not in self._undeleted:
-                said = (
-                    f"cannot delete {path} yet: {error.strerror}. The next checkpoint tries again."
-                )
-                print(said, flush=True)
+                said = f"cannot delete {path} yet: {error.strerror or error}"
+                print(f"{said}. The next checkpoint tries again.", flush=True)
             self._undeleted.add(path)
 
 

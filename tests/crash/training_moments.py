@@ -13,8 +13,10 @@ IN_A_STEP_S = (0.02, 0.05, 0.1)
 """After a step was logged, or before the first: somewhere in the next one."""
 KINDS = {
     "step": Kind("os.rename", r"/status\.json$", argument=1, most=STEPS),
-    "weights written": Kind("open", r"/\.writing-step-\d+/optimizer\.safetensors$", most=2 * SAVES),
-    "state written": Kind("open", r"/\.writing-step-\d+/state\.json$", most=3 * SAVES),
+    "weights written": Kind(
+        "open", r"/\.writing-step-[\d.]+/optimizer\.safetensors$", most=2 * SAVES
+    ),
+    "state written": Kind("open", r"/\.writing-step-[\d.]+/state\.json$", most=3 * SAVES),
     "published": Kind("os.rename", r"/checkpoints/step-\d+$", argument=1, most=SAVES),
     "latest replaced": Kind("os.rename", r"/checkpoints/latest$", argument=1, most=SAVES),
     "old one renamed": Kind("os.rename", r"/\.writing-deleted-", argument=1, most=SAVES - 1),
