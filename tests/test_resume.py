@@ -102,7 +102,7 @@ def test_a_set_that_the_model_has_no_room_for_is_named_before_ranks_meet(
         resume(segment)
         return
     before = content(run)
-    with pytest.raises(UserError, match=rf"no room for {said}: .*start.weights={run}"):
+    with pytest.raises(UserError, match=rf"does not fit {said}: .*start.weights={run}"):
         resume(segment, meet=False)
     assert content(run) == before
     resume()

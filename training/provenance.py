@@ -62,7 +62,8 @@ def data_sets(folder: Path, stream: StreamConfig) -> tuple[DataSet, ...]:
 def earlier_sets(
     folder: Path, stream: StreamConfig, step: int, kept: Collection[str]
 ) -> tuple[DataSet, ...]:
-    """Those that the run in `folder` was trained on before `step`, and that are not `kept`.
+    """Those that the run in `folder` was trained on before `step` and that are not `kept`, after all that it
+    had dropped before.
 
     stream: its settings until then. A set that cannot be read any more counts from step 0.
     """

@@ -129,10 +129,10 @@ class RunFolder:
         """What was otherwise when this folder was written last.
 
         Of the stream only its past counts, by its digest: what follows `start` may be chosen anew. Raises
-        UserError if this is no run folder, or if its model has no room for what `stream` brings.
+        UserError if this is no run folder, or if its model does not fit what `stream` brings.
         """
         run = load_run(self.path)
-        run.require_room(config, stream)
+        run.require_fit(config, stream)
         before = run.config
         trained, now = start.stream_digest, stream.history_digest(start.step)
         schedules = (before.optimiser.decay, config.optimiser.decay)
@@ -170,8 +170,10 @@ class RunFolder:
         Rank 0 only.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        earlier = self._earlier_sets(stream, step) if step else ()
-        write_atomically(self.path / "config.yaml", dump_config(config))
+        earlier: tuple[DataSet, ...] = ()
+        if step:  # by the old config.yaml, which is replaced last for that
+            before = load_run(self.path).config.stream
+            earlier = earlier_sets(self.path, before, step, stream.manifests)
         self._write_json(
             STREAM_FILE,
             {
@@ -182,12 +184,9 @@ class RunFolder:
                 "earlier": [asdict(one) for one in earlier],
             },
         )
+        write_atomically(self.path / "config.yaml", dump_config(config))
         write_atomically(self.path / IDENTITIES_FILE, stream.identities.to_json().decode())
         self._write_json(ENVIRONMENT_FILE, environment())
-
-    def _earlier_sets(self, stream: Stream, step: int) -> tuple[DataSet, ...]:
-        """What trained the weights and is not streamed any more, which its terms outlast."""
-        return earlier_sets(self.path, load_run(self.path).config.stream, step, stream.manifests)
 
     def record_weights(self, weights: LoadedWeights | None) -> None:
         """Those that the model begins with; None: random ones. Rank 0 only."""
@@ -254,20 +253,21 @@ class Run:
     identities: Identities
     domains: dict[str, tuple[str, ...]]
 
-    def require_room(self, config: RunConfig, stream: Stream) -> None:
-        """Raises UserError if `stream` has identities or domains that the tables and classifiers lack."""
+    def require_fit(self, config: RunConfig, stream: Stream) -> None:
+        """Raises UserError if `stream` has other identities or domains than the tables and classifiers."""
         added = Counter(name for name, _ in stream.identities.pairs[self.identities.num_rows :])
         wanted = [f"{number} identities of {name}" for name, number in added.items()]
         for task in sorted({"detection", "reid"}.intersection(config.hybrid.alignment.tasks)):
             old, new = self.domains.get(task, ()), stream.domains[task]
             if max(1, len(old)) != max(1, len(new)):  # a single domain has no classifier
-                names = ", ".join(old) or "none"
-                wanted.append(f"{', '.join(new)} as the domains of {task} in place of {names}")
+                before, now = (", ".join(names) or "none" for names in (old, new))
+                wanted.append(f"{now} as the domains of {task} in place of {before}")
         if wanted:
             raise UserError(
-                f"the model of the run in {self.folder.path} has no room for {'; '.join(wanted)}: its "
+                f"the model of the run in {self.folder.path} does not fit {'; '.join(wanted)}: its "
                 "look-up table and domain classifiers keep their size. Sets that come later are named in "
-                "`stream.segments` before a run starts. A new run may begin with this one's weights: "
+                "`stream.segments` before a run starts, and one that ends is left out of a later segment. "
+                "A new run may begin with this one's weights: "
                 f"--set run=... --set start.weights={self.folder.path}."
             )
 
