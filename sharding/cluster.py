@@ -37,7 +37,7 @@ import ray  # noqa: E402
 from ray.exceptions import LocalRayletDiedError, RayError, RayTaskError  # noqa: E402
 
 from pipeline.errors import UserError  # noqa: E402
-from pipeline.stores.store import may_pass  # noqa: E402
+from pipeline.stores.store import FINAL_ERRORS  # noqa: E402
 
 IN_FLIGHT_PER_CPU = 2
 """Enough that no worker waits for the driver and that a cluster which can grow sees a reason to."""
@@ -72,7 +72,7 @@ class Failure:
 
     reason: str
     passing: bool
-    """A source or store failed in a way that may be better next time."""
+    """A source, store or disk failed in a way that may be better next time, or on another node."""
 
 
 class RayDied(UserError):
@@ -157,7 +157,9 @@ def _result(reference: ray.ObjectRef) -> Any:
                 "again and it continues."
             ) from None
         cause = error.cause if isinstance(error, RayTaskError) else error
-        return Failure(_reason(error, cause), isinstance(cause, OSError) and may_pass(cause))
+        # A disk that is full or read-only is one node's: only what is missing or forbidden is so everywhere.
+        passing = isinstance(cause, OSError) and not isinstance(cause, FINAL_ERRORS)
+        return Failure(_reason(error, cause), passing)
 
 
 def _repeat(

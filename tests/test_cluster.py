@@ -51,9 +51,9 @@ class FakeRay:
     [
         (OSError("the store is away"), 1 + cluster.ERROR_RETRIES),
         (OSError(errno.ESTALE, "stale handle"), 1 + cluster.ERROR_RETRIES),
-        (OSError(errno.ENOSPC, "no space"), 1),
-        (OSError(errno.EDQUOT, "quota"), 1),
-        (OSError(errno.EROFS, "read-only"), 1),
+        (OSError(errno.ENOSPC, "no space"), 1 + cluster.ERROR_RETRIES),
+        (OSError(errno.EDQUOT, "quota"), 1 + cluster.ERROR_RETRIES),
+        (OSError(errno.EROFS, "read-only"), 1 + cluster.ERROR_RETRIES),
         (PermissionError(errno.EACCES, "forbidden"), 1),
         (ValueError("a bug"), 1),
     ],
