@@ -162,11 +162,12 @@ class Source:
     def _read_loose(self, locator: str) -> bytes:
         path = locator.removeprefix(LARGE)
         if path == locator and not self.is_local:
-            return _below(self.url, path).read()
-        data = _ranges(self.url, path)
-        if data.size > MOST_BYTES:
-            raise ValueError(f"{data.size:,} bytes, more than {MOST_BYTES:,}")
-        return data.read(0, data.size)
+            data = _below(self.url, path).read()
+            _check_size(len(data))  # it may have grown since it was listed
+            return data
+        ranges = _ranges(self.url, path)
+        _check_size(ranges.size)
+        return ranges.read(0, ranges.size)
 
     def _loose_size(self, path: str) -> int | None:
         if self._is_archive:
@@ -255,6 +256,11 @@ class Source:
 
 def _member_file(parts: Parts, member: Member) -> SourceFile:
     return SourceFile(MEMBER + member.dumps(parts), member.size)
+
+
+def _check_size(size: int) -> None:
+    if size > MOST_BYTES:
+        raise ValueError(f"{size:,} bytes, more than {MOST_BYTES:,}")
 
 
 def _hidden(path: str) -> bool:

@@ -389,3 +389,6 @@ def test_a_file_of_a_store_too_large_to_be_read_whole_is_not_asked_for(
         source.read(files["large"].locator)
     assert [*asked.read] == ["/release/small"]
     assert source.ranges(files["large"].locator).read(7, 99) == b"89"
+    MemoryFileSystem().pipe("/release/small", b"grown since it was listed")
+    with pytest.raises(ValueError, match="25 bytes, more than 8"):
+        source.read(files["small"].locator)
