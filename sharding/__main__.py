@@ -23,7 +23,7 @@ from sharding.recipe import (
     load_recipe,
     make_request,
     parse_settings,
-    refuse_unused,
+    refuse_recode,
 )
 
 VERIFIED_ALONE_BYTES = 1 << 30
@@ -141,7 +141,7 @@ def _requests(options: argparse.Namespace) -> tuple[list[SetRequest], int | None
         raise UserError(f"write needs {', '.join(absent)}, or --config FILE.")
     config = parse_settings(PlanConfig, [*options.set, *_settings(options)])
     adapter = find(ADAPTERS, options.dataset, "dataset")
-    refuse_unused(adapter, config)
+    refuse_recode(adapter, config)
     splits = options.split or list(adapter.splits)
     out = options.out.rstrip("/")
     outs = [out if len(splits) == 1 else f"{out}/{split}" for split in splits]

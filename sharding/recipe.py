@@ -64,7 +64,7 @@ class RecipeConfig(Config):
         settings = parse_config(PlanConfig, merge(defaults, own), f"sets.{name}")
         out = f"{self.out.rstrip('/')}/{one.dataset}/{one.split}"
         request = make_request(one.dataset, one.source, one.split, out, settings)
-        refuse_unused(request.adapter, one.settings)
+        refuse_recode(request.adapter, one.settings)
         return replace(request, expected=one.expected)
 
 
@@ -87,8 +87,8 @@ def make_request(dataset: str, source: str, split: str, out: str, config: PlanCo
     return SetRequest(adapter, Source(absolute(source)), split, absolute(out), config)
 
 
-def refuse_unused(adapter: Adapter, asked: PlanConfig) -> None:
-    """Raises UserError if what is asked of this dataset by name does nothing; a recipe's `defaults` may."""
+def refuse_recode(adapter: Adapter, asked: PlanConfig) -> None:
+    """Raises UserError if crops are asked by name to be recoded: it does nothing. A recipe's `defaults` may."""
     if adapter.task == "reid" and asked.recode is not None:
         raise UserError(
             f"recode: {asked.recode} is for scenes, and {adapter.name} holds re-ID crops, which become JPEG "

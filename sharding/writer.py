@@ -115,17 +115,17 @@ def _read_all(job: ShardJob) -> Iterator[tuple[PlannedSample, bytes | Fault]]:
             yield planned, read_sample(job.conversion, planned)
         return
     ahead: deque[tuple[PlannedSample, Future[bytes | Fault]]] = deque()
-    with ThreadPoolExecutor(READERS) as readers:
-        try:
-            for planned in job.shard.samples:
-                ahead.append((planned, readers.submit(read_sample, job.conversion, planned)))
-                while len(ahead) > READERS or _size(ahead) > READ_AHEAD_BYTES:
-                    first, data = ahead.popleft()
-                    yield first, data.result()
-            for planned, data in ahead:
-                yield planned, data.result()
-        finally:  # after a failure, none is begun that waits as long for the store again
-            readers.shutdown(wait=False, cancel_futures=True)
+    readers = ThreadPoolExecutor(READERS)
+    try:
+        for planned in job.shard.samples:
+            ahead.append((planned, readers.submit(read_sample, job.conversion, planned)))
+            while len(ahead) > READERS or _size(ahead) > READ_AHEAD_BYTES:
+                first, data = ahead.popleft()
+                yield first, data.result()
+        for planned, data in ahead:
+            yield planned, data.result()
+    finally:  # after a failure, none is begun that waits as long for the store again
+        readers.shutdown(cancel_futures=True)
 
 
 def _size(ahead: "deque[tuple[PlannedSample, Future[bytes | Fault]]]") -> int:

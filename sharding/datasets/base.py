@@ -1,14 +1,17 @@
 """What an adapter is: it lists a native release as unified records and reads one sample's bytes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 from pydantic import JsonValue
 
 from pipeline.annotation import Person, Task
+from sharding.reading import map_reads
 from sharding.source import Source
+
+T = TypeVar("T")
 
 WHOLE_CROP = (0.0, 0.0, 0.0, 0.0)
 """Box of the person of a re-ID crop: all of it. The canvas turns it into a real box."""
@@ -71,6 +74,15 @@ class Listing:
     """What the split really holds, faulty samples not counted, under the names of `Published.what`."""
     protocols: Mapping[str, pa.Table] = field(default_factory=dict)
     """Of a person-search split: PROTOCOL_SCHEMA tables by name, `TestG50` say."""
+
+
+def read_samples(
+    source: Source, read: Callable[[T], SourceSample | FaultySample], items: Iterable[T]
+) -> tuple[list[SourceSample], list[FaultySample]]:
+    """What `read` makes of each, in the order of `items`; from a store several at a time."""
+    listed = list(map_reads(source, read, items))
+    samples = [one for one in listed if isinstance(one, SourceSample)]
+    return samples, [one for one in listed if isinstance(one, FaultySample)]
 
 
 def count_identities(crops: Iterable[SourceSample]) -> int:

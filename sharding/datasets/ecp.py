@@ -6,9 +6,8 @@ from typing import Any
 from pipeline.annotation import Box, Person, Task, sample_key
 from pipeline.errors import UserError
 from sharding.datasets import text
-from sharding.datasets.base import FaultySample, Listing, Published, SourceSample
+from sharding.datasets.base import FaultySample, Listing, Published, SourceSample, read_samples
 from sharding.datasets.boxes import count_boxes, has_area, keep_dropped
-from sharding.reading import map_reads
 from sharding.source import Source, SourceFile, find_root
 
 VEHICLES = frozenset(("bicycle", "buggy", "motorbike", "scooter", "tricycle", "wheelchair"))
@@ -77,21 +76,17 @@ def _list(
     source: Source, labels: dict[str, SourceFile], images: dict[str, SourceFile], split: str
 ) -> Listing:
     frames = sorted(labels.keys() | images.keys())
-    listed = list(
-        map_reads(
-            source,
-            lambda name: _listed(source, name, split, labels.get(name), images.get(name)),
-            frames,
-        )
+    samples, faulty = read_samples(
+        source,
+        lambda name: _listed(source, name, split, labels.get(name), images.get(name)),
+        frames,
     )
-    samples = [one for one in listed if isinstance(one, SourceSample)]
-    faulty = tuple(one for one in listed if isinstance(one, FaultySample))
     kept = [sample for sample in samples if any(not person.ignore for person in sample.persons)]
     return Listing(
         kept,
         len(frames),
         excluded={NO_PEDESTRIAN: len(samples) - len(kept)},
-        faulty=faulty,
+        faulty=tuple(faulty),
         found={
             "images": len(samples),
             "images with pedestrians": len(kept),

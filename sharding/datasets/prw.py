@@ -13,10 +13,9 @@ from pydantic import JsonValue
 from pipeline.annotation import Box, Person, Task, sample_key
 from pipeline.errors import UserError
 from sharding.datasets import matlab, text
-from sharding.datasets.base import FaultySample, Listing, Published, SourceSample
+from sharding.datasets.base import FaultySample, Listing, Published, SourceSample, read_samples
 from sharding.datasets.boxes import count_people, has_area, keep_dropped
 from sharding.datasets.protocol import ProtocolTable
-from sharding.reading import map_reads
 from sharding.source import Source, SourceFile, find_root
 
 EXPECTED = (
@@ -71,17 +70,11 @@ class Prw:
         frames = _read_frames(source, root, split)
         images = _files(source, f"{root}frames", ".jpg")
         annotations = _files(source, f"{root}annotations", ".jpg.mat")
-        listed = list(
-            map_reads(
-                source,
-                lambda frame: _sample(
-                    source, frame, split, images.get(frame), annotations.get(frame)
-                ),
-                frames,
-            )
+        samples, faulty = read_samples(
+            source,
+            lambda frame: _sample(source, frame, split, images.get(frame), annotations.get(frame)),
+            frames,
         )
-        samples = [one for one in listed if isinstance(one, SourceSample)]
-        faulty = [one for one in listed if isinstance(one, FaultySample)]
         found = {"images": len(samples), **count_people(samples)}
         protocols: dict[str, pa.Table] = {}
         if split == "test":
