@@ -88,7 +88,7 @@ def make_request(dataset: str, source: str, split: str, out: str, config: PlanCo
 
 
 def refuse_recode(adapter: Adapter, asked: PlanConfig) -> None:
-    """Raises UserError if crops are asked by name to be recoded: it does nothing. A recipe's `defaults` may."""
+    """Raises UserError if crops are asked by name to be recoded, in vain. A recipe's `defaults` may."""
     if adapter.task == "reid" and asked.recode is not None:
         raise UserError(
             f"recode: {asked.recode} is for scenes, and {adapter.name} holds re-ID crops, which become JPEG "
