@@ -168,7 +168,11 @@ class Manifest(_Record):
     """All that decides the bytes: canvas, grouping, shard size, seed, check."""
     plan_hash: str
     source_plan: str | None = None
-    """Hash of the plan that the source gave at the last retry, if no longer `plan_hash`."""
+    """Of the last retry whose source gave another plan than `plan_hash` and said the same of all that was in
+    the set: that plan's hash. Such a source needs not be written again either.
+    """
+    source_claims: str | None = None
+    """Hash of what the source says of all planned samples but the quarantined ones; older sets have none."""
     licence: str
     homepage: str = ""
     """Where the release comes from."""
@@ -259,7 +263,8 @@ class ShardSet:
         except ValueError as error:
             raise DamagedManifest(
                 f"{self.url}/{MANIFEST} is damaged or was edited: {error}. Bring the file back as it was "
-                "written, or run the sharding job again."
+                "written. If that cannot be, remove it and run the sharding job again: whom it withheld from "
+                "retries, because they were to be forgotten, is lost with it."
             ) from None
 
     def _read_manifest(self) -> bytes:

@@ -1,7 +1,8 @@
 """What lies at an output already, and what is written there last: protocols, quarantine and manifest."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from pipeline.shards import (
     Manifest,
     Shard,
     ShardFile,
+    ShardSet,
     index_name,
     parquet_bytes,
     protocol_name,
@@ -29,8 +31,10 @@ from sharding.plan import PLAN_VERSION, Plan, PlanConfig, deciding_settings, dif
 from sharding.protocols import restrict
 
 LARGEST_GROUPS = 3
-DECIDING = ("plan_hash", "source_plan", "shards", "quarantine_sha256", "protocols")
+DECIDING = ("plan_hash", "source_plan", "shards", "protocols")
 """Fields of a manifest that say what samples a set holds; its others only tell something about them."""
+ADDED_UP = ("excluded", "source_samples", "quarantine_sha256")
+"""Fields that must be true too, whatever set it is to streams and selections."""
 
 
 def finished_shards(out: Location, plan: Plan) -> set[str]:
@@ -70,8 +74,7 @@ def _advice(manifest: Manifest | None, plan: Plan) -> str:
     if manifest.generation:
         advice += " People were forgotten from it: leave them out, by filters.exclude_keys."
     same_settings = manifest.settings == manifest_settings(plan.config, plan.task)
-    incomplete = any(shard.quarantined for shard in manifest.shards)
-    if same_settings and incomplete and manifest.source_samples == plan.source_samples:
+    if same_settings and manifest.quarantined and manifest.source_samples == plan.source_samples:
         return (
             "If that is because images that were missing or damaged are back, --retry-quarantined takes them "
             f"in and the set is finished again. If not: {advice[0].lower()}{advice[1:]}"
@@ -93,7 +96,7 @@ def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Man
                 f"{out.url} was forgotten from while the job ran, and is left as it is."
             )
         names = [plan.shards.name(number) for number in range(len(plan.shards))]
-        protocols = _write_protocols(out, plan, listing)
+        protocols = _write_protocols(out, plan, listing, before.protocols if before else {})
         template = _manifest(plan, adapter, listing).model_copy(update={"protocols": protocols})
         supplements = []
         if before is not None and before.plan_hash == plan.hash:
@@ -101,7 +104,7 @@ def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Man
             template = template.model_copy(update=kept)
             supplements = [shard.name for shard in first_shards(before) if shard.supplement]
         whole = whole_supplements(out, template, supplements)
-        return complete(out, template, names, whole, before)
+        return complete(out, template, names, whole, before, plan)
 
 
 def complete(
@@ -110,10 +113,12 @@ def complete(
     names: Sequence[str],
     supplements: Sequence[str],
     before: Manifest | None,
+    plan: Plan | None,
 ) -> Manifest:
     """Adds up the indexes of planned shards and of supplements into the rest of `template`.
 
-    Returns `before`, the manifest that lies there, if it is of the same samples.
+    `plan`: what the source says of all samples that are in them. Returns `before`, the manifest that lies
+    there, if it is of the same samples.
     """
     shards: list[Shard] = []
     accounts: list[ShardAccount] = []
@@ -130,28 +135,39 @@ def complete(
         if lost:
             raise UserError(_explain_lost(out, lost, len(wanted)))
     account = add_up(accounts)
-    listed = parquet_bytes(account.quarantine)
-    out.child(QUARANTINE).write(listed)
+    quarantine_sha256 = _write_table(
+        out, QUARANTINE, account.quarantine, before.quarantine_sha256 if before else None
+    )
     if not account.samples:
         raise UserError(
             f"{template.dataset} {template.split}: not one sample could be used "
             f"({_grouped(account.quarantine)}; see {out.child(QUARANTINE).url}). Look at the source, and "
             f"remove {out.url} before the next try."
         )
-    manifest = template.model_copy(
-        update={
-            **account.claims(),
-            "shards": tuple(shards),
-            "quarantine_sha256": sha256(listed),
-            "root": template.root if _slots(shards) == _slots(template.shards) else None,
-        }
-    )
-    if before is not None and all(getattr(before, n) == getattr(manifest, n) for n in DECIDING):
-        manifest = before
-    else:
-        out.child(MANIFEST).write(manifest.to_json())
+    update = {
+        **account.claims(),
+        "shards": tuple(shards),
+        "quarantine_sha256": quarantine_sha256,
+        "root": template.root if _slots(shards) == _slots(template.shards) else None,
+    }
+    if plan is not None:
+        update["source_claims"] = plan.claims_without(set(account.quarantine["key"].to_pylist()))
+    manifest = _replace(out, before, template.model_copy(update=update))
     for file in unlisted(out, manifest):
         out.child(file).remove()
+    return manifest
+
+
+def _replace(out: Location, before: Manifest | None, manifest: Manifest) -> Manifest:
+    """Writes `manifest`, with the root of `before` if it is of the same samples; returns what then counts.
+
+    `before` stays if nothing that must be true has changed.
+    """
+    if before is not None and _agree(before, manifest, DECIDING):
+        if _agree(before, manifest, ADDED_UP):
+            return before
+        manifest = manifest.model_copy(update={"root": ShardSet(out.url).root_sha256})
+    out.child(MANIFEST).write(manifest.to_json())
     return manifest
 
 
@@ -167,8 +183,65 @@ def _explain_lost(out: Location, lost: Sequence[str], wanted: int) -> str:
     return f"{what}, {out.url}/{lost[0]} for one. {advice}"
 
 
-def _slots(shards: Iterable[Shard]) -> list[int]:
-    return [shard.slots for shard in shards]
+def _slots(shards: Iterable[Shard]) -> list[tuple[str, int]]:
+    return [(shard.name, shard.slots) for shard in shards]
+
+
+def _agree(one: Manifest, other: Manifest, fields: Iterable[str]) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in fields)
+
+
+def _write_table(out: Location, name: str, table: pa.Table, before: str | None) -> str:
+    """sha256 of the file `name`, which stays as it is if it has the hash `before` and holds `table`."""
+    location = out.child(name)
+    with suppress(FileNotFoundError):
+        if before is not None and sha256(old := location.read()) == before and _holds(old, table):
+            return before
+    data = parquet_bytes(table)
+    location.write(data)
+    return sha256(data)
+
+
+def _holds(data: bytes, table: pa.Table) -> bool:
+    """Whether a Parquet file is of this table: the bytes of another pyarrow may be others."""
+    return data == parquet_bytes(table) or bool(read_parquet(data).equals(table))
+
+
+def check_retried(out: Location, manifest: Manifest, plan: Plan, listing: Listing) -> None:
+    """Raises UserError if files of a set are lost or not its manifest's, or the source has other protocols.
+
+    Its planned shards were made from an older source: nothing of it can be written again from this one.
+    """
+    if wrong := list(_wrong_files(out, manifest)):
+        raise UserError(
+            f"{out.url} is not whole: {len(wrong):,} of its files are lost or others, {wrong[0]} for one. "
+            f"`python -m sharding verify {out.url}` tells what else is wrong. Bring them back; "
+            f"{QUARANTINE} alone is also written anew by --retry-quarantined. Or remove what is there, and "
+            "write the set anew."
+        )
+    new = dict(protocol_tables(plan, listing))
+    same = new.keys() == manifest.protocols.keys() and all(
+        _holds(out.child(protocol_name(name)).read(), table) for name, table in new.items()
+    )
+    if not same:
+        raise UserError(
+            f"the source has other protocols than {out.url}, whose quarantined samples were tried again. "
+            "Write to another URL, or remove what is there first."
+        )
+
+
+def _wrong_files(out: Location, manifest: Manifest) -> Iterator[str]:
+    """Files that are missing, tars of another size, and other files that are small and not as written."""
+    sizes = out.file_sizes()
+    for shard in manifest.shards:
+        tar = shard.files[0]
+        yield from (name for name in shard.files if name not in sizes)
+        if sizes.get(tar, shard.tar_bytes) != shard.tar_bytes:
+            yield tar
+    hashes = {protocol_name(name): expected for name, expected in manifest.protocols.items()}
+    for name, expected in {**hashes, QUARANTINE: manifest.quarantine_sha256}.items():
+        if name not in sizes or sha256(out.child(name).read()) != expected:
+            yield name
 
 
 def unlisted(out: Location, manifest: Manifest | None) -> list[str]:
@@ -189,15 +262,19 @@ def has_child_shards(out: Location) -> bool:
 
 
 def find_manifest(out: Location) -> Manifest | None:
-    """None if there is none, or it is damaged."""
+    """None if there is none. Raises UserError if it is damaged: nothing else tells who is withheld."""
     try:
-        return Manifest.from_json(out.child(MANIFEST).read())
-    except (FileNotFoundError, ValueError):
+        data = out.child(MANIFEST).read()
+    except FileNotFoundError:
         return None
     except PermissionError:  # what S3 says of a missing file to who may list a prefix alone
         if MANIFEST in out.list_names():
             raise
         return None
+    try:
+        return Manifest.from_json(data)
+    except ValueError:
+        return ShardSet(out.url).manifest  # says what is wrong with it
 
 
 def whole_supplements(out: Location, manifest: Manifest, names: Sequence[str]) -> list[str]:
@@ -257,17 +334,22 @@ def manifest_settings(config: PlanConfig, task: Task) -> dict[str, Any]:
     return {"plan_version": PLAN_VERSION, **deciding_settings(config, task)}
 
 
-def _write_protocols(out: Location, plan: Plan, listing: Listing) -> dict[str, str]:
-    """sha256 of each file, by the protocol's name."""
-    if not listing.protocols:
-        return {}
-    known = pa.array([planned.source.key for planned in _planned(plan)])
-    hashes = {}
-    for name, protocol in listing.protocols.items():
-        data = parquet_bytes(restrict(protocol, known))
-        out.child(protocol_name(name)).write(data)
-        hashes[name] = sha256(data)
-    return hashes
+def _write_protocols(
+    out: Location, plan: Plan, listing: Listing, before: Mapping[str, str]
+) -> dict[str, str]:
+    """sha256 of each file, by the protocol's name; `before` is what they were."""
+    return {
+        name: _write_table(out, protocol_name(name), table, before.get(name))
+        for name, table in protocol_tables(plan, listing)
+    }
+
+
+def protocol_tables(plan: Plan, listing: Listing) -> Iterator[tuple[str, pa.Table]]:
+    """Each protocol of the source, of what is planned, by name."""
+    if listing.protocols:
+        known = pa.array([planned.source.key for planned in _planned(plan)])
+        for name, protocol in listing.protocols.items():
+            yield name, restrict(protocol, known)
 
 
 def _planned(plan: Plan) -> Iterator[Any]:

@@ -9,7 +9,13 @@ from pipeline.stores.store import Location
 from sharding.convert import Conversion
 from sharding.datasets.base import Listing
 from sharding.destination import check_destination
-from sharding.output import find_manifest, finished_shards, has_child_shards, unlisted
+from sharding.output import (
+    check_retried,
+    find_manifest,
+    finished_shards,
+    has_child_shards,
+    unlisted,
+)
 from sharding.plan import REPEATED, Plan, make_plan
 from sharding.recipe import SetRequest
 from sharding.writer import ShardJob
@@ -111,12 +117,16 @@ def prepare(request: SetRequest) -> PreparedSet:
     config = request.config
     plan = make_plan(request.adapter, request.split, listing, config)
     manifest = find_manifest(out)
-    retried = manifest is not None and manifest.source_plan == plan.hash
-    done = set() if retried else finished_shards(out, plan)
     unknown = tuple(config.filters.unknown_keys(_keys(listing)).values())
+    kept = PreparedSet(request, plan, listing, (), manifest, unknown)
     child = manifest is not None and manifest.generation > 0
-    if (child and not unlisted(out, manifest)) or (retried and not child):
-        return PreparedSet(request, plan, listing, (), manifest, unknown)
+    retried = manifest is not None and manifest.source_plan == plan.hash
+    if manifest is not None and retried and not child:
+        check_retried(out, manifest, plan, listing)
+        return kept
+    done = set() if retried else finished_shards(out, plan)
+    if child and not unlisted(out, manifest):
+        return kept
     if child or has_child_shards(out):
         raise UserError(
             f"{request.out} holds what an interrupted `forget` left, or has lost its manifest. Run forget "

@@ -22,7 +22,7 @@ from sharding.output import (
     unlisted,
     whole_supplements,
 )
-from sharding.plan import PlannedSample, ShardPlan, differences, make_plan
+from sharding.plan import Plan, PlannedSample, ShardPlan, differences, make_plan
 from sharding.prepare import conversion_of
 from sharding.recipe import SetRequest
 from sharding.writer import ShardJob
@@ -35,8 +35,8 @@ class PreparedRetry:
     request: SetRequest
     manifest: Manifest
     samples: tuple[SourceSample, ...]
-    source_plan: str
-    """Hash of the plan that the source gives now."""
+    plan: Plan | None
+    """What the source gives now, if it still says the same of all that is in the set."""
     withheld: int
     """Samples that are left as they are, for they show somebody who was forgotten."""
 
@@ -76,7 +76,8 @@ class PreparedRetry:
             planned = [s.name for s in first_shards(self.manifest) if not s.supplement]
             new = [f"s{number:06d}" for number in self._numbers]
             supplements = whole_supplements(out, self.manifest, [*self._supplements, *new])
-            return complete(out, self._template(out), planned, supplements, self.manifest)
+            template = self._template(out)
+            return complete(out, template, planned, supplements, self.manifest, self.plan)
 
     def _clear(self) -> None:
         """Removes what a killed try left, which is made again."""
@@ -91,10 +92,10 @@ class PreparedRetry:
             raise UserError(f"{out.url} was changed while the job ran: run it again.")
 
     def _template(self, out: Location) -> Manifest:
-        """The manifest, which knows the source as it is now: then a plain `write` finds the set finished."""
-        if self.source_plan == self.manifest.plan_hash:
+        """The manifest. If it may know the source as it is now, a plain `write` finds the set finished."""
+        if self.plan is None or self.plan.hash == self.manifest.plan_hash:
             return self.manifest
-        known = {"source_plan": self.source_plan, "root": ShardSet(out.url).root_sha256}
+        known = {"source_plan": self.plan.hash, "root": ShardSet(out.url).root_sha256}
         return self.manifest.model_copy(update=known)
 
     @property
@@ -135,15 +136,20 @@ def prepare_retry(request: SetRequest) -> PreparedRetry | None:
     listing = request.adapter.list_samples(request.source, request.split)
     _refuse_changes(request, manifest, listing)
     rows = _quarantined(out, manifest)
-    samples: dict[str, SourceSample] = {}
-    for sample in listing.samples:
-        if sample.key in rows:
-            samples.setdefault(sample.key, sample)
+    plan = make_plan(request.adapter, request.split, listing, request.config)
+    samples = {
+        planned.source.key: planned.source
+        for shard in plan.shards
+        for planned in shard.samples
+        if planned.source.key in rows and planned.fault is None
+    }
     for key, sample in samples.items():
         _refuse_another(request, sample, rows[key])
-    plan = make_plan(request.adapter, request.split, listing, request.config)
     tried = tuple(samples[key] for key in sorted(samples) if not _withheld(manifest, samples[key]))
-    return PreparedRetry(request, manifest, tried, plan.hash, len(samples) - len(tried))
+    same = manifest.source_claims == plan.claims_without(rows)
+    return PreparedRetry(
+        request, manifest, tried, plan if same else None, len(samples) - len(tried)
+    )
 
 
 def _withheld(manifest: Manifest, sample: SourceSample) -> bool:

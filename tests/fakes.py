@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 import simplejpeg
 from shardset import picture
 
@@ -21,14 +22,17 @@ class FakeAdapter:
     name: str = "fake"
     licence: str = "none"
     homepage: str = "none"
+    dull: int = 3
+    """Samples that it leaves out."""
+    protocols: Mapping[str, pa.Table] = field(default_factory=dict)
     splits: Mapping[str, tuple[Published, ...]] = field(
         default_factory=lambda: {"train": (Published("images", 7, "V"),)}
     )
 
     def list_samples(self, source: Source, split: str) -> Listing:
-        total = len(self.samples) + len(self.faulty) + 3
-        found = {"images": len(self.samples)}
-        return Listing(self.samples, total, {"too dull": 3}, self.faulty, found)
+        total = len(self.samples) + len(self.faulty) + self.dull
+        found, excluded = {"images": len(self.samples)}, {"too dull": self.dull}
+        return Listing(self.samples, total, excluded, self.faulty, found, self.protocols)
 
     def read(self, source: Source, locator: str) -> bytes:
         return self.images[locator]

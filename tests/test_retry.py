@@ -4,18 +4,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fakes import FakeAdapter, fake_crops, fake_scenes, jpeg
 from finished_set import files
 
+import sharding.output
 from pipeline.errors import UserError
 from pipeline.samples import SampleReader
-from pipeline.shards import MANIFEST, QUARANTINE, Manifest, ShardSet
+from pipeline.shards import MANIFEST, PROTOCOL_SCHEMA, QUARANTINE, Manifest, ShardSet
 from pipeline.stores.store import Location
 from sharding.__main__ import main
 from sharding.canvas import CanvasConfig
 from sharding.datasets.base import FaultySample
+from sharding.filters import FilterConfig
 from sharding.job import write_sets
 from sharding.output import finish
 from sharding.plan import PlanConfig
@@ -324,7 +327,7 @@ def test_a_set_that_was_forgotten_from_is_not_written_anew_without_its_manifest(
     crops, out = broken_crops(), tmp_path / "out"
     write(request(crops, out))
     forget(str(out), (), {crops.samples[0].key})
-    (out / MANIFEST).write_bytes(b"{}")
+    (out / MANIFEST).unlink()
     with pytest.raises(UserError, match="would bring back who was forgotten"):
         prepare(request(crops, out))
 
@@ -404,3 +407,208 @@ def test_a_try_killed_between_quarantine_and_manifest_is_tried_again(tmp_path: P
     (out / MANIFEST).write_bytes(manifest)
     assert retry(whole) == last
     assert verify(str(out)).problems == []
+
+
+def labelled(crops: FakeAdapter, number: int, identity: str) -> FakeAdapter:
+    """The release with another label on one of its crops."""
+    samples = list(crops.samples)
+    person = samples[number].persons[0].model_copy(update={"identity": identity})
+    samples[number] = replace(samples[number], persons=(person,))
+    return replace(crops, samples=samples)
+
+
+def test_a_try_takes_no_release_for_written_that_says_otherwise_of_what_is_there(
+    tmp_path: Path,
+) -> None:
+    crops = broken_crops()
+    back = {"0002": jpeg(64, 32, 5)}
+    renamed = [replace(one, key=f"{one.key}_1") for one in crops.samples]
+    for name, changed in {
+        "label": labelled(fetched_again(crops, **back), 3, "train:999"),
+        "keys": replace(crops, samples=renamed),
+        "image": fetched_again(crops, **back, **{"0001": jpeg(64, 32, 77)}),
+    }.items():
+        out = tmp_path / name
+        write(request(crops, out))
+        after = retry(request(changed, out))
+        assert after.source_plan is None
+        assert after.quarantined == (3 if name == "keys" else 2)
+        with pytest.raises(UserError, match="annotations in the source changed"):
+            prepare(request(changed, out))
+        assert verify(str(out)).problems == []
+
+
+def test_a_try_takes_no_release_for_written_that_says_otherwise_of_what_an_earlier_try_added(
+    tmp_path: Path,
+) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    better = fetched_again(crops, **{"0002": jpeg(64, 32, 5)})
+    first = retry(request(better, out))
+    more = fetched_again(better, **{"0007": jpeg(64, 32, 7)})
+    assert retry(request(labelled(more, 2, "train:999"), out)).source_plan == first.source_plan
+    with pytest.raises(UserError, match="annotations in the source changed"):
+        prepare(request(labelled(more, 2, "train:999"), out))
+
+
+def test_a_try_of_a_set_without_quarantine_changes_nothing(tmp_path: Path) -> None:
+    crops, out = fake_crops(12, 3), tmp_path / "out"
+    write(request(crops, out))
+    before = files(out)
+    changed = request(fetched_again(crops, **{"0001": jpeg(64, 32, 77)}), out)
+    retry(changed)
+    assert files(out) == before
+    with pytest.raises(UserError, match="in the source changed") as refused:
+        prepare(changed)
+    assert "--retry-quarantined" not in str(refused.value)
+
+
+def test_another_try_is_no_advice_once_all_is_back(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    whole = mended(crops, "0002", "0007", "0009")
+    assert retry(request(whole, out)).quarantined == 0
+    with pytest.raises(UserError, match="in the source changed") as refused:
+        prepare(request(labelled(whole, 3, "train:999"), out))
+    assert "--retry-quarantined" not in str(refused.value)
+
+
+def test_a_supplement_in_the_place_of_another_makes_another_set(tmp_path: Path) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    retry(request(mended(crops, "0002"), out))
+    before = ShardSet(str(out)).root_sha256
+    still = fetched_again(mended(crops, "0002"), **{"0009": b"broken in another way"})
+    retry(request(still, out))
+    assert ShardSet(str(out)).root_sha256 == before != ShardSet(str(out)).manifest_sha256
+    for variant in "01":
+        (out / f"shards/v{variant}/s000000.tar").write_bytes(b"cut")
+    retry(request(mended(still, "0007"), out))
+    held = keys(str(out))
+    assert crops.samples[2].key not in held
+    assert crops.samples[7].key in held
+    assert ShardSet(str(out)).root_sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("shards/v0/000000.tar", None),
+        ("shards/v0/000000.tar", b"cut short"),
+        ("shards/v1/s000000.parquet", None),
+        (QUARANTINE, None),
+        (QUARANTINE, b"of a killed try"),
+    ],
+)
+def test_a_set_that_was_tried_again_is_finished_with_all_its_files_only(
+    tmp_path: Path, name: str, data: bytes | None
+) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    better = request(fetched_again(crops, **{"0002": jpeg(64, 32, 5)}), out)
+    last, whole = retry(better), (out / name).read_bytes()
+    assert write_again(better) == last
+    (out / name).unlink()
+    if data is not None:
+        (out / name).write_bytes(data)
+    with pytest.raises(UserError, match=f"1 of its files .* {name} .*sharding verify {out}"):
+        prepare(better)
+    if name == QUARANTINE:
+        retry(better)
+        assert (out / name).read_bytes() == whole
+        assert write_again(better) == last
+
+
+def protocol(*names: str) -> dict[str, pa.Table]:
+    """Searches for the person of each of these crops."""
+    rows = [
+        {
+            "query": name,
+            "key": f"fake/train/{name}",
+            "box": [0, 0, 1, 1],
+            "identity": "train:0",
+            "gallery": ["fake/train/0001", "fake/train/0002"],
+            "positives": None,
+        }
+        for name in names
+    ]
+    return {"P": pa.Table.from_pylist(rows, PROTOCOL_SCHEMA)}
+
+
+def test_a_set_that_was_tried_again_is_not_finished_for_other_protocols(tmp_path: Path) -> None:
+    crops, out = replace(broken_crops(), protocols=protocol("0000")), tmp_path / "out"
+    write(request(crops, out))
+    better = fetched_again(crops, **{"0002": jpeg(64, 32, 5)})
+    last = retry(request(better, out))
+    assert write_again(request(better, out)) == last
+    for changed in (protocol("0000", "0002"), {}):
+        with pytest.raises(UserError, match="other protocols"):
+            prepare(request(replace(better, protocols=changed), out))
+    (out / "protocols/P.parquet").unlink()
+    with pytest.raises(UserError, match=r"protocols/P\.parquet for one"):
+        prepare(request(better, out))
+
+
+def test_another_pyarrow_leaves_a_finished_set_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops, out = replace(broken_crops(), protocols=protocol("0000")), tmp_path / "out"
+    write(request(crops, out))
+    before, root, ours = files(out), ShardSet(str(out)).root_sha256, sharding.output.parquet_bytes
+
+    def theirs(table: pa.Table) -> bytes:
+        return ours(table.replace_schema_metadata({"written by": "another version"}))
+
+    monkeypatch.setattr(sharding.output, "parquet_bytes", theirs)
+    write_again(request(crops, out))
+    assert files(out) == before
+    (out / QUARANTINE).unlink()
+    write_again(request(crops, out))
+    assert ShardSet(str(out)).root_sha256 == root
+    assert verify(str(out)).problems == []
+    changed = replace(crops, protocols=protocol("0003"))
+    write_again(request(changed, out))
+    assert ShardSet(str(out)).protocol("P")["query"].to_pylist() == ["0003"]
+
+
+def test_a_try_takes_in_nothing_that_a_filter_leaves_out(tmp_path: Path) -> None:
+    scenes, out = fake_scenes(8), tmp_path / "out"
+    first = scenes.samples[0]
+    whole = replace(scenes, samples=[replace(first, persons=()), *scenes.samples[1:]])
+    lost = replace(scenes, samples=scenes.samples[1:], faulty=(FaultySample(first.key, "0000"),))
+    filters = FilterConfig(min_persons=1)
+    write(request(lost, out, filters=filters))
+    assert retry(request(whole, out, filters=filters)).quarantined == 1
+    assert first.key not in keys(str(out))
+
+
+def test_a_set_of_which_the_source_leaves_out_more_than_before_can_be_tried_again(
+    tmp_path: Path,
+) -> None:
+    crops, out = broken_crops(), tmp_path / "out"
+    write(request(crops, out))
+    root = ShardSet(str(out)).root_sha256
+    later = replace(crops, dull=5)
+    counted = write_again(request(later, out))
+    assert (counted.source_samples, counted.excluded) == (17, {"too dull": 5})
+    assert ShardSet(str(out)).root_sha256 == root
+    assert write_again(request(later, out)) == counted
+    assert retry(request(mended(later, "0002"), out)).quarantined == 2
+    assert verify(str(out)).problems == []
+
+
+def test_a_damaged_manifest_is_not_written_over_for_it_may_withhold_somebody(
+    tmp_path: Path,
+) -> None:
+    crops, out = fake_crops(12, 3), tmp_path / "out"
+    lost = request(without(crops, {"0001", "0002", "0005", "0009"}), out)
+    write(lost)
+    with pytest.raises(UserError, match="none of the 1 names"):
+        forget(str(out), {"train:1"}, ())
+    whole = (out / MANIFEST).read_bytes()
+    (out / MANIFEST).write_bytes(whole[:-9])
+    for refusing in (prepare, prepare_retry):
+        with pytest.raises(UserError, match=r"remove it and run .* is lost with it"):
+            refusing(lost)
+    (out / MANIFEST).write_bytes(whole)
+    assert retry(request(crops, out)).identities == ("train:0", "train:2")

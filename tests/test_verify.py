@@ -223,7 +223,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "settings is not that of the plan",
     ),
     "other plan": (lambda out: replace_manifest(out, plan_hash="0" * 64), "another plan"),
-    "other rules": (lambda out: replace_manifest(out, excluded={}), "excluded is not that"),
+    "other rules": (lambda out: replace_manifest(out, excluded={}), "12 samples in the source"),
     "fewer variants": (lambda out: replace_manifest(out, variants=1), "the shards of 1 variant"),
     "orphan": (lambda out: replace_manifest(out, generation=3), "generation 3 of parent None"),
     "persons": (lambda out: replace_manifest(out, persons=99), "persons is not what"),

@@ -137,11 +137,7 @@ def _foreign_files(root: Location, manifest: Manifest) -> Iterator[str]:
 def _check_plan(manifest: Manifest, read: list[_ReadIndex]) -> Iterator[str]:
     """The plan that the indexes carry against what the manifest says of it."""
     planned = [one for one in read if not one.shard.supplement]
-    said: dict[str, object] = {
-        "dataset": manifest.dataset,
-        "split": manifest.split,
-        "excluded": manifest.excluded,
-    }
+    said: dict[str, object] = {"dataset": manifest.dataset, "split": manifest.split}
     if not manifest.foreign:  # those grow with the tars found
         said |= {"samples": sum(one.shard.planned for one in planned), "shards": len(planned)}
     settings = {name: value for name, value in manifest.settings.items() if name != "plan_version"}
