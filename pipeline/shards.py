@@ -168,11 +168,9 @@ class Manifest(_Record):
     """All that decides the bytes: canvas, grouping, shard size, seed, check."""
     plan_hash: str
     source_plan: str | None = None
-    """Of the last retry whose source gave another plan than `plan_hash` and said the same of all that was in
-    the set: that plan's hash. Such a source needs not be written again either.
+    """Hash of the plan that the source gave at the last retry, if another than `plan_hash`: such a source
+    needs not be written again either.
     """
-    source_claims: str | None = None
-    """Hash of what the source says of all planned samples but the quarantined ones; older sets have none."""
     licence: str
     homepage: str = ""
     """Where the release comes from."""
@@ -258,13 +256,15 @@ class ShardSet:
             return Manifest.from_json(data), sha256(data)
         except ValidationError as error:
             raise UserError(
-                f"{self.url}/{MANIFEST} is not a manifest of this version: {error.errors()[0]['msg']}"
+                f"{self.url}/{MANIFEST} is not a manifest of this version: {error.errors()[0]['msg']}. Use "
+                "the code that wrote it, or write the set anew."
             ) from None
         except ValueError as error:
             raise DamagedManifest(
                 f"{self.url}/{MANIFEST} is damaged or was edited: {error}. Bring the file back as it was "
-                "written. If that cannot be, remove it and run the sharding job again: whom it withheld from "
-                "retries, because they were to be forgotten, is lost with it."
+                "written. If that cannot be, remove what the sharding job wrote there and run it again; who "
+                "was forgotten comes back with that: leave them out, by filters.exclude_keys. (Of another "
+                "tool's tars it is made again by `python -m pipeline index`.)"
             ) from None
 
     def _read_manifest(self) -> bytes:

@@ -81,9 +81,8 @@ class WrittenIndex:
 
 def read_index(location: Location) -> WrittenIndex | None:
     """None if there is none, or it is damaged."""
-    try:
-        data = location.read()
-    except FileNotFoundError:
+    data = location.read_if_there()
+    if data is None:
         return None
     try:
         return WrittenIndex.parse(data)

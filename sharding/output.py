@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -31,9 +30,9 @@ from sharding.plan import PLAN_VERSION, Plan, PlanConfig, deciding_settings, dif
 from sharding.protocols import restrict
 
 LARGEST_GROUPS = 3
-DECIDING = ("plan_hash", "source_plan", "shards", "protocols")
+DECIDING = ("plan_hash", "shards")
 """Fields of a manifest that say what samples a set holds; its others only tell something about them."""
-ADDED_UP = ("excluded", "source_samples", "quarantine_sha256")
+ADDED_UP = ("source_plan", "excluded", "source_samples", "quarantine_sha256", "protocols")
 """Fields that must be true too, whatever set it is to streams and selections."""
 
 
@@ -55,13 +54,39 @@ def finished_shards(out: Location, plan: Plan) -> set[str]:
     return {name for name in names if all(index_name(v, name) in done for v in variants)}
 
 
+def find_kept(out: Location, plan: Plan) -> Manifest | None:
+    """That of a finished set of which nothing can be written again: people were forgotten from it, or what
+    was quarantined was tried again with the source of `plan`, and the rest is of an older one.
+
+    Raises UserError if `plan` is of another set or has other settings, or files of the set are lost.
+    """
+    manifest = find_manifest(out)
+    if manifest is None or not (manifest.generation or manifest.source_plan == plan.hash):
+        return None
+    settings = manifest_settings(plan.config, plan.task)
+    asked: dict[str, Any] = {"dataset": plan.dataset, "split": plan.split, "settings": settings}
+    if changed := list(differences({name: getattr(manifest, name) for name in asked}, asked)):
+        raise _another_plan(out, plan, changed)
+    if manifest.generation and unlisted(out, manifest):
+        raise UserError(
+            f"{out.url} holds what an interrupted `forget` or retry left. Run that again, with the same "
+            "names or settings."
+        )
+    _require_whole(out, manifest)
+    return manifest
+
+
 def _refuse_other_plan(out: Location, plan: Plan, written: WrittenIndex) -> None:
-    if written.plan_hash == plan.hash:
-        return
-    changed = "; ".join(differences(written.plan, plan.description()))
-    raise UserError(
+    if written.plan_hash != plan.hash:
+        now = {**plan.description(), "excluded": written.plan["excluded"]}  # those decide no bytes
+        raise _another_plan(out, plan, list(differences(written.plan, now)))
+
+
+def _another_plan(out: Location, plan: Plan, changed: Sequence[str]) -> UserError:
+    named = "; ".join(changed)
+    return UserError(
         f"{out.url} holds shards of another plan ("
-        f"{changed or 'same settings, but names, sizes or annotations in the source changed'}). "
+        f"{named or 'same settings, but names, sizes or annotations in the source changed'}). "
         f"{_advice(find_manifest(out), plan)}"
     )
 
@@ -71,8 +96,7 @@ def _advice(manifest: Manifest | None, plan: Plan) -> str:
     advice = "Write to another URL, or remove what is there first."
     if manifest is None:
         return advice
-    if manifest.generation:
-        advice += " People were forgotten from it: leave them out, by filters.exclude_keys."
+    advice += _who_comes_back(manifest)
     same_settings = manifest.settings == manifest_settings(plan.config, plan.task)
     if same_settings and manifest.quarantined and manifest.source_samples == plan.source_samples:
         return (
@@ -80,6 +104,13 @@ def _advice(manifest: Manifest | None, plan: Plan) -> str:
             f"in and the set is finished again. If not: {advice[0].lower()}{advice[1:]}"
         )
     return advice
+
+
+def _who_comes_back(manifest: Manifest) -> str:
+    """What to know before a set is removed and written anew."""
+    if not manifest.generation and not manifest.withheld:
+        return ""
+    return " That brings back who was to be forgotten from it: leave them out, by filters.exclude_keys."
 
 
 def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Manifest:
@@ -104,7 +135,7 @@ def finish(out: Location, plan: Plan, adapter: Adapter, listing: Listing) -> Man
             template = template.model_copy(update=kept)
             supplements = [shard.name for shard in first_shards(before) if shard.supplement]
         whole = whole_supplements(out, template, supplements)
-        return complete(out, template, names, whole, before, plan)
+        return complete(out, template, names, whole, before)
 
 
 def complete(
@@ -113,12 +144,10 @@ def complete(
     names: Sequence[str],
     supplements: Sequence[str],
     before: Manifest | None,
-    plan: Plan | None,
 ) -> Manifest:
     """Adds up the indexes of planned shards and of supplements into the rest of `template`.
 
-    `plan`: what the source says of all samples that are in them. Returns `before`, the manifest that lies
-    there, if it is of the same samples.
+    Returns `before`, the manifest that lies there, if nothing in it has changed that must be true.
     """
     shards: list[Shard] = []
     accounts: list[ShardAccount] = []
@@ -150,8 +179,6 @@ def complete(
         "quarantine_sha256": quarantine_sha256,
         "root": template.root if _slots(shards) == _slots(template.shards) else None,
     }
-    if plan is not None:
-        update["source_claims"] = plan.claims_without(set(account.quarantine["key"].to_pylist()))
     manifest = _replace(out, before, template.model_copy(update=update))
     for file in unlisted(out, manifest):
         out.child(file).remove()
@@ -159,10 +186,7 @@ def complete(
 
 
 def _replace(out: Location, before: Manifest | None, manifest: Manifest) -> Manifest:
-    """Writes `manifest`, with the root of `before` if it is of the same samples; returns what then counts.
-
-    `before` stays if nothing that must be true has changed.
-    """
+    """Writes `manifest`, with the root of `before` if it is of the same samples; or leaves `before` there."""
     if before is not None and _agree(before, manifest, DECIDING):
         if _agree(before, manifest, ADDED_UP):
             return before
@@ -194,39 +218,27 @@ def _agree(one: Manifest, other: Manifest, fields: Iterable[str]) -> bool:
 def _write_table(out: Location, name: str, table: pa.Table, before: str | None) -> str:
     """sha256 of the file `name`, which stays as it is if it has the hash `before` and holds `table`."""
     location = out.child(name)
-    with suppress(FileNotFoundError):
-        if before is not None and sha256(old := location.read()) == before and _holds(old, table):
-            return before
+    old = location.read_if_there() if before else None
     data = parquet_bytes(table)
+    # The bytes of another pyarrow may be others.
+    if (
+        old is not None
+        and sha256(old) == before
+        and (old == data or read_parquet(old).equals(table))
+    ):
+        return before
     location.write(data)
     return sha256(data)
 
 
-def _holds(data: bytes, table: pa.Table) -> bool:
-    """Whether a Parquet file is of this table: the bytes of another pyarrow may be others."""
-    return data == parquet_bytes(table) or bool(read_parquet(data).equals(table))
-
-
-def check_retried(out: Location, manifest: Manifest, plan: Plan, listing: Listing) -> None:
-    """Raises UserError if files of a set are lost or not its manifest's, or the source has other protocols.
-
-    Its planned shards were made from an older source: nothing of it can be written again from this one.
-    """
+def _require_whole(out: Location, manifest: Manifest) -> None:
+    """Raises UserError if files of a set are lost or not its manifest's."""
     if wrong := list(_wrong_files(out, manifest)):
         raise UserError(
             f"{out.url} is not whole: {len(wrong):,} of its files are lost or others, {wrong[0]} for one. "
-            f"`python -m sharding verify {out.url}` tells what else is wrong. Bring them back; "
-            f"{QUARANTINE} alone is also written anew by --retry-quarantined. Or remove what is there, and "
-            "write the set anew."
-        )
-    new = dict(protocol_tables(plan, listing))
-    same = new.keys() == manifest.protocols.keys() and all(
-        _holds(out.child(protocol_name(name)).read(), table) for name, table in new.items()
-    )
-    if not same:
-        raise UserError(
-            f"the source has other protocols than {out.url}, whose quarantined samples were tried again. "
-            "Write to another URL, or remove what is there first."
+            f"`python -m sharding verify {out.url}` tells what else is wrong. {QUARANTINE} and supplements "
+            "(shards/v*/s*) are made again by --retry-quarantined. Bring others back, or remove what is "
+            f"there and write the set anew.{_who_comes_back(manifest)}"
         )
 
 
@@ -240,7 +252,7 @@ def _wrong_files(out: Location, manifest: Manifest) -> Iterator[str]:
             yield tar
     hashes = {protocol_name(name): expected for name, expected in manifest.protocols.items()}
     for name, expected in {**hashes, QUARANTINE: manifest.quarantine_sha256}.items():
-        if name not in sizes or sha256(out.child(name).read()) != expected:
+        if sha256(out.child(name).read_if_there() or b"") != expected:
             yield name
 
 
@@ -263,13 +275,8 @@ def has_child_shards(out: Location) -> bool:
 
 def find_manifest(out: Location) -> Manifest | None:
     """None if there is none. Raises UserError if it is damaged: nothing else tells who is withheld."""
-    try:
-        data = out.child(MANIFEST).read()
-    except FileNotFoundError:
-        return None
-    except PermissionError:  # what S3 says of a missing file to who may list a prefix alone
-        if MANIFEST in out.list_names():
-            raise
+    data = out.child(MANIFEST).read_if_there()
+    if data is None:
         return None
     try:
         return Manifest.from_json(data)
@@ -280,13 +287,14 @@ def find_manifest(out: Location) -> Manifest | None:
 def whole_supplements(out: Location, manifest: Manifest, names: Sequence[str]) -> list[str]:
     """Of the supplements `names` those that are whole; what lay in the others is quarantined again."""
     sizes = out.file_sizes()
-    broken = set()
+    whole = set()
     wanted = {index_name(v, name): name for name in names for v in range(manifest.variants)}
-    for file, written in read_indexes(out, wanted):
+    for file, written in read_indexes(out, sizes.keys() & wanted.keys()):
         tar_bytes = sizes.get(file.removesuffix(".parquet") + ".tar")
-        if written is None or written.tar_bytes != tar_bytes:
-            broken.add(wanted[file])
-    return [name for name in names if name not in broken]
+        if written is not None and written.tar_bytes == tar_bytes:
+            whole.add(file)
+    variants = range(manifest.variants)
+    return [name for name in names if all(index_name(v, name) in whole for v in variants)]
 
 
 def quarantine_summary(out: Location) -> str:
@@ -340,11 +348,11 @@ def _write_protocols(
     """sha256 of each file, by the protocol's name; `before` is what they were."""
     return {
         name: _write_table(out, protocol_name(name), table, before.get(name))
-        for name, table in protocol_tables(plan, listing)
+        for name, table in _protocol_tables(plan, listing)
     }
 
 
-def protocol_tables(plan: Plan, listing: Listing) -> Iterator[tuple[str, pa.Table]]:
+def _protocol_tables(plan: Plan, listing: Listing) -> Iterator[tuple[str, pa.Table]]:
     """Each protocol of the source, of what is planned, by name."""
     if listing.protocols:
         known = pa.array([planned.source.key for planned in _planned(plan)])

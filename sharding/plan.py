@@ -8,7 +8,7 @@ that millions of samples fit; a shard's samples are made when the shard is looke
 import hashlib
 import json
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -134,20 +134,6 @@ class Plan:
     """Planned and excluded ones together, as the adapter counted them."""
     source_bytes: int
     hash: str
-    claims: NDArray[np.uint64]
-    """(N, 2): digest of all that the source says about each planned sample, in their order."""
-
-    def claims_without(self, keys: Collection[str]) -> str:
-        """Hash of what the source says of the planned samples whose keys are not among `keys`.
-
-        Not of their order and shards: those depend on what it says of the others.
-        """
-        left = np.ones(self.samples, bool)
-        for number, place in enumerate(self.shards.order if keys else ()):
-            left[number] = _planned(self.shards.listing, int(place), 0).source.key not in keys
-        claims = self.claims[left]
-        ordered = claims[np.lexsort((claims[:, 1], claims[:, 0]))]
-        return hashlib.sha256(np.ascontiguousarray(ordered).tobytes()).hexdigest()
 
     @property
     def samples(self) -> int:
@@ -193,7 +179,6 @@ def make_plan(adapter: Adapter, split: str, listing: Listing, config: PlanConfig
         source_samples=listing.total,
         source_bytes=int(chosen.sizes[order].sum()),
         hash=_hash(identity, shards, chosen.claims),
-        claims=chosen.claims[order],
     )
 
 

@@ -9,13 +9,7 @@ from pipeline.stores.store import Location
 from sharding.convert import Conversion
 from sharding.datasets.base import Listing
 from sharding.destination import check_destination
-from sharding.output import (
-    check_retried,
-    find_manifest,
-    finished_shards,
-    has_child_shards,
-    unlisted,
-)
+from sharding.output import find_kept, finished_shards, has_child_shards
 from sharding.plan import REPEATED, Plan, make_plan
 from sharding.recipe import SetRequest
 from sharding.writer import ShardJob
@@ -116,23 +110,15 @@ def prepare(request: SetRequest) -> PreparedSet:
     _check_complete(request, listing)
     config = request.config
     plan = make_plan(request.adapter, request.split, listing, config)
-    manifest = find_manifest(out)
     unknown = tuple(config.filters.unknown_keys(_keys(listing)).values())
-    kept = PreparedSet(request, plan, listing, (), manifest, unknown)
-    child = manifest is not None and manifest.generation > 0
-    retried = manifest is not None and manifest.source_plan == plan.hash
-    if manifest is not None and retried and not child:
-        check_retried(out, manifest, plan, listing)
-        return kept
-    done = set() if retried else finished_shards(out, plan)
-    if child and not unlisted(out, manifest):
-        return kept
-    if child or has_child_shards(out):
+    if (kept := find_kept(out, plan)) is not None:
+        return PreparedSet(request, plan, listing, (), kept, unknown)
+    if has_child_shards(out):
         raise UserError(
-            f"{request.out} holds what an interrupted `forget` left, or has lost its manifest. Run forget "
-            "again with the same names, or bring manifest.json back: writing the set anew would bring back "
-            "who was forgotten."
+            f"people were forgotten from {request.out}, and its manifest.json is lost. Bring that back, or "
+            "remove what is there and write the set anew: leave them out, by filters.exclude_keys."
         )
+    done = finished_shards(out, plan)
     numbers = range(len(plan.shards))
     todo = tuple(number for number in numbers if plan.shards.name(number) not in done)
     return PreparedSet(request, plan, listing, todo, None, unknown)

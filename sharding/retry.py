@@ -6,13 +6,10 @@ The planned shards stay as they are, so the set no longer equals a fresh write; 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from pipeline.accounting import account_shard, add_up
 from pipeline.errors import UserError
-from pipeline.shards import MANIFEST, Manifest, ShardSet, index_name
+from pipeline.shards import Manifest
 from pipeline.stores.store import Location
-from pipeline.written import read_indexes
 from sharding.datasets.base import Listing, SourceSample
 from sharding.output import (
     complete,
@@ -22,9 +19,10 @@ from sharding.output import (
     unlisted,
     whole_supplements,
 )
-from sharding.plan import Plan, PlannedSample, ShardPlan, differences, make_plan
+from sharding.plan import PlannedSample, ShardPlan, differences, make_plan
 from sharding.prepare import conversion_of
 from sharding.recipe import SetRequest
+from sharding.same_release import identities_of, read_written
 from sharding.writer import ShardJob
 
 
@@ -35,8 +33,8 @@ class PreparedRetry:
     request: SetRequest
     manifest: Manifest
     samples: tuple[SourceSample, ...]
-    plan: Plan | None
-    """What the source gives now, if it still says the same of all that is in the set."""
+    source_plan: str
+    """Hash of the plan that the source gives now."""
     withheld: int
     """Samples that are left as they are, for they show somebody who was forgotten."""
 
@@ -76,8 +74,7 @@ class PreparedRetry:
             planned = [s.name for s in first_shards(self.manifest) if not s.supplement]
             new = [f"s{number:06d}" for number in self._numbers]
             supplements = whole_supplements(out, self.manifest, [*self._supplements, *new])
-            template = self._template(out)
-            return complete(out, template, planned, supplements, self.manifest, self.plan)
+            return complete(out, self._template(), planned, supplements, self.manifest)
 
     def _clear(self) -> None:
         """Removes what a killed try left, which is made again."""
@@ -91,12 +88,11 @@ class PreparedRetry:
         if find_manifest(out) != self.manifest:
             raise UserError(f"{out.url} was changed while the job ran: run it again.")
 
-    def _template(self, out: Location) -> Manifest:
-        """The manifest. If it may know the source as it is now, a plain `write` finds the set finished."""
-        if self.plan is None or self.plan.hash == self.manifest.plan_hash:
+    def _template(self) -> Manifest:
+        """The manifest, which knows the source as it is now: then a plain `write` finds the set finished."""
+        if not self.manifest.quarantined or self.source_plan == self.manifest.plan_hash:
             return self.manifest
-        known = {"source_plan": self.plan.hash, "root": ShardSet(out.url).root_sha256}
-        return self.manifest.model_copy(update=known)
+        return self.manifest.model_copy(update={"source_plan": self.source_plan})
 
     @property
     def _supplements(self) -> list[str]:
@@ -135,42 +131,15 @@ def prepare_retry(request: SetRequest) -> PreparedRetry | None:
         return None
     listing = request.adapter.list_samples(request.source, request.split)
     _refuse_changes(request, manifest, listing)
-    rows = _quarantined(out, manifest)
     plan = make_plan(request.adapter, request.split, listing, request.config)
-    samples = {
-        planned.source.key: planned.source
-        for shard in plan.shards
-        for planned in shard.samples
-        if planned.source.key in rows and planned.fault is None
-    }
-    for key, sample in samples.items():
-        _refuse_another(request, sample, rows[key])
+    samples = read_written(out, manifest).find_again(plan, request.source.url)
     tried = tuple(samples[key] for key in sorted(samples) if not _withheld(manifest, samples[key]))
-    same = manifest.source_claims == plan.claims_without(rows)
-    return PreparedRetry(
-        request, manifest, tried, plan if same else None, len(samples) - len(tried)
-    )
+    return PreparedRetry(request, manifest, tried, plan.hash, len(samples) - len(tried))
 
 
 def _withheld(manifest: Manifest, sample: SourceSample) -> bool:
     """Whether it shows somebody who was forgotten while nobody could know that."""
-    people = {person.identity for person in sample.persons if person.identity is not None}
-    return any(manifest.pseudonym(identity) in manifest.withheld for identity in people)
-
-
-def _quarantined(out: Location, manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """Rows by key, from the indexes: what a killed run left beside them decides nothing."""
-    shards = first_shards(manifest)
-    names = [index_name(shard.variant, shard.name) for shard in shards]
-    accounts = []
-    for shard, (name, written) in zip(shards, read_indexes(out, names), strict=True):
-        if written is None or written.sha256 != shard.index_sha256:
-            raise UserError(
-                f"{out.url}/{name} is not the index that {MANIFEST} names: `python -m sharding verify "
-                f"{out.url}` tells what else is wrong."
-            )
-        accounts.append(account_shard(shard, written.table))
-    return {row["key"]: row for row in add_up(accounts).quarantine.to_pylist()}
+    return any(manifest.pseudonym(one) in manifest.withheld for one in identities_of(sample))
 
 
 def _refuse_changes(request: SetRequest, manifest: Manifest, listing: Listing) -> None:
@@ -182,14 +151,4 @@ def _refuse_changes(request: SetRequest, manifest: Manifest, listing: Listing) -
         raise UserError(
             f"{request.out} was made otherwise ({'; '.join(changed)}): quarantined samples can be tried "
             "again with the same settings and release only."
-        )
-
-
-def _refuse_another(request: SetRequest, sample: SourceSample, row: dict[str, Any]) -> None:
-    """What was missing said nothing of people; what was there must still say the same."""
-    identities = sorted({p.identity for p in sample.persons if p.identity is not None})
-    if sample.origin != row["origin"] or row["identities"] not in (None, [], identities):
-        raise UserError(
-            f"{request.source.url} says otherwise of {sample.origin} than when {request.out} was made: "
-            "quarantined samples can be tried again with the same release only."
         )

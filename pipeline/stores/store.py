@@ -148,6 +148,17 @@ class Location:
         content: bytes = self._call(lambda: self._ask("cat_file", **limits))
         return content
 
+    def read_if_there(self) -> bytes | None:
+        """The whole file; None if there is none."""
+        try:
+            return self.read()
+        except FileNotFoundError:
+            return None
+        except PermissionError:  # what S3 says of a missing file to who may list a prefix alone
+            if self.path.rpartition("/")[2] in self.parent().list_names():
+                raise
+            return None
+
     @contextmanager
     def needed(self) -> Iterator[None]:
         """For who cannot go on without the file: whatever keeps it from being read is a UserError."""
