@@ -221,16 +221,22 @@ def _session_folder() -> Iterator[str]:
 def _start(workers: int, temporary: str) -> None:
     # A token of its own: Ray would write one into the home folder, which a container may not have.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray.init(
-        address="local",
-        num_cpus=workers,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=temporary,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=temporary,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # after 30 s, that is Ray's own type
+        raise UserError(
+            f"Ray did not start on this machine ({type(error).__name__}: {error}). Where other work keeps "
+            "all cores busy, run the same command again later; what is written is kept."
+        ) from error
 
 
 def _connect(address: str) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from ray.exceptions import RayTaskError
 
+from pipeline.errors import UserError
 from sharding import cluster
-from sharding.cluster import Cluster, Failure, Task
+from sharding.cluster import Cluster, Failure, Task, ray_session
 
 
 class FakeRay:
@@ -72,3 +73,16 @@ def test_a_task_begins_again_if_that_may_help(
     ((name, failure),) = Cluster().run(task, [Task("shard")])
     assert isinstance(failure, Failure) and str(error) in failure.reason
     assert tried == [name] * tries
+
+
+def test_a_ray_that_does_not_start_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**options: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster.ray, "init", start)
+    with pytest.raises(
+        UserError, match=r"timed out during startup\.\).* run the same command again"
+    ):
+        with ray_session(1):
+            pass
