@@ -191,6 +191,11 @@ def deciding_settings(config: PlanConfig, task: Task) -> dict[str, Any]:
     return {**settings, "filters": {**settings["filters"], **config.filters.contents()}}
 
 
+def manifest_settings(config: PlanConfig, task: Task) -> dict[str, Any]:
+    """The same with the version, as a manifest keeps them."""
+    return {"plan_version": PLAN_VERSION, **deciding_settings(config, task)}
+
+
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """`settings.seed: 0 -> 1` for each leaf that two descriptions do not share."""
     for name in sorted(old.keys() | new.keys()):

@@ -9,7 +9,7 @@ from pipeline.stores.store import Location
 from sharding.convert import Conversion
 from sharding.datasets.base import Listing
 from sharding.destination import check_destination
-from sharding.output import find_kept, finished_shards, has_child_shards
+from sharding.existing import find_kept, finished_shards, has_child_shards
 from sharding.plan import REPEATED, Plan, make_plan
 from sharding.recipe import SetRequest
 from sharding.writer import ShardJob

@@ -11,15 +11,9 @@ from pipeline.errors import UserError
 from pipeline.shards import Manifest
 from pipeline.stores.store import Location
 from sharding.datasets.base import Listing, SourceSample
-from sharding.output import (
-    complete,
-    find_manifest,
-    first_shards,
-    manifest_settings,
-    unlisted,
-    whole_supplements,
-)
-from sharding.plan import PlannedSample, ShardPlan, differences, make_plan
+from sharding.existing import find_manifest, first_shards, unlisted, whole_supplements
+from sharding.output import complete
+from sharding.plan import PlannedSample, ShardPlan, differences, make_plan, manifest_settings
 from sharding.prepare import conversion_of
 from sharding.recipe import SetRequest
 from sharding.same_release import identities_of, read_written

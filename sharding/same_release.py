@@ -15,8 +15,8 @@ from pipeline.shards import MANIFEST, OK, Manifest, index_name
 from pipeline.stores.store import Location
 from pipeline.written import read_indexes
 from sharding.datasets.base import SourceSample
+from sharding.existing import first_shards
 from sharding.ordering import digest
-from sharding.output import first_shards
 from sharding.plan import Plan
 
 TOLD = ["key", "origin", "persons", "ignored", "identities"]

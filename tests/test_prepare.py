@@ -13,8 +13,9 @@ from pipeline.stores.store import Location
 from sharding.__main__ import main
 from sharding.datasets.base import FaultySample, Published
 from sharding.destination import check_destination
+from sharding.existing import find_manifest
 from sharding.job import prepare_sets, write_sets
-from sharding.output import find_manifest, finish, quarantine_summary
+from sharding.output import finish, quarantine_summary
 from sharding.plan import PlanConfig
 from sharding.prepare import PreparedSet, prepare
 from sharding.recipe import RecipeConfig, SetRequest

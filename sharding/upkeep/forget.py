@@ -34,7 +34,7 @@ from pipeline.shards import (
 )
 from pipeline.stores.store import Location
 from pipeline.written import WrittenIndex, read_indexes
-from sharding.output import unlisted
+from sharding.existing import unlisted
 from sharding.upkeep.rewrite import checked, protocol_without, rewrite
 
 WRITERS = 4
