@@ -276,6 +276,7 @@ def test_the_page_shows_records_of_today_s_settings(experiment: Experiment, tmp_
             for step, share in ((200, 0.5), (400, 1.0)):
                 key = Key(world, arm, step, experiment.deciding_settings(arm, world))
                 record(records, key, value * share)
+    record(records, Key(4, "whole", 400, experiment.deciding_settings("whole", 4)), 0.9)
     record(records, Key(3, "random", 400, experiment.deciding_settings("whole", 3)), 0.9)
     record(records, Key(9, "random", 400, experiment.deciding_settings("random", 9)), 0.9)
     names = [*experiment.config.tiers, "fractions"]
@@ -283,7 +284,8 @@ def test_the_page_shows_records_of_today_s_settings(experiment: Experiment, tmp_
     page.write_text("".join(f"Said.\n<!-- {n} begins -->old<!-- {n} ends -->\n" for n in names))
     write_results(experiment, records, tmp_path)
     text = page.read_text()
-    assert "| `random`: random | 3 | 8.2 ± 2.8 | 16.3 ± 5.7 | 50.0 ± 0.0 |" in text
+    assert "| `random`: random | 3 | 8.2 ± 2.8 | 16.3 ± 5.7 | -10.3 | 50.0 ± 0.0 |" in text
+    assert "| `whole`: pre-trained model | 4 | 13.3 ± 2.3 | 42.5 ± 31.9 | - |" in text
     assert "| `whole` > `random` | 3 of 3 | +10.3 (+6.5 to +14.1) | +63% | holds |" in text
     assert "Not run yet: `backbone`, `random_long`," in text and "| `backbone`:" not in text
     assert text.count("Said.") == len(names) and "Nothing of tier B has run yet." in text
@@ -294,7 +296,7 @@ def test_the_page_shows_records_of_today_s_settings(experiment: Experiment, tmp_
     found = Numbers.read(experiment, records)
     assert found.stale == 1 and found.of("random", "mAP", 5).keys() == {0, 1, 2}
     assert (
-        "12 records; commits aaaaaaa+, bbbbbbb; on a CPU. A step took 0.27 s in pre-training and 0.50 s in "
+        "13 records; commits aaaaaaa+, bbbbbbb; on a CPU. A step took 0.29 s in pre-training and 0.50 s in "
         "fine-tuning (medians over runs, not alone on the machine). 1 records of other settings are left out."
         in text
     )

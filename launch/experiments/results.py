@@ -23,6 +23,8 @@ COLUMNS = {
     "searched_recall": "people found",
 }
 """Number of a record -> what it is called in a table."""
+REFERENCE = "whole"
+"""Arm that each is set beside, in the worlds that both have run in."""
 CONFIDENCE = 0.95
 
 
@@ -79,13 +81,24 @@ def _tier(name: str, tier: TierConfig, numbers: Numbers) -> Iterator[str]:
 
 
 def _means(arms: Sequence[str], tier: TierConfig, numbers: Numbers) -> Iterator[str]:
-    yield f"| arm | worlds | mAP after half the steps | {' | '.join(COLUMNS.values())} |"
-    yield "|---|---|" + "---|" * (len(COLUMNS) + 1)
+    mAP, *others = COLUMNS
+    names = [COLUMNS[mAP], f"beside `{REFERENCE}`", *(COLUMNS[name] for name in others)]
+    yield f"| arm | worlds | mAP after half the steps | {' | '.join(names)} |"
+    yield "|---|---|---|" + "---|" * len(names)
+    reference = numbers.of(REFERENCE, mAP, tier.worlds)
     for arm in arms:
         says = numbers.experiment.config.arms[arm].says
-        half = mean(numbers.of(arm, "mAP", tier.worlds, 0))
-        ends = [numbers.of(arm, name, tier.worlds) for name in COLUMNS]
-        yield f"| `{arm}`: {says} | {len(ends[0])} | {half} | {' | '.join(map(mean, ends))} |"
+        half = mean(numbers.of(arm, mAP, tier.worlds, 0))
+        end = numbers.of(arm, mAP, tier.worlds)
+        rest = [mean(numbers.of(arm, name, tier.worlds)) for name in others]
+        cells = [half, mean(end), "-" if arm == REFERENCE else _beside(end, reference), *rest]
+        yield f"| `{arm}`: {says} | {len(end)} | {' | '.join(cells)} |"
+
+
+def _beside(values: dict[int, float], reference: dict[int, float]) -> str:
+    """Mean difference over the worlds of both."""
+    both = values.keys() & reference.keys()
+    return f"{statistics.mean(values[w] - reference[w] for w in both):+.1f}" if both else "-"
 
 
 def mean(values: dict[int, float]) -> str:
