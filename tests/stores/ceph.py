@@ -32,6 +32,8 @@ osd pool default pg num = 8
 mon allow pool size one = true
 osd crush chooseleaf type = 0
 osd class load list = *
+osd class update on start = false
+osd crush update on start = false
 run dir = {folder}
 admin socket = {folder}/$name.$pid.asok
 log file = {folder}/$name.log
@@ -55,8 +57,11 @@ class Ceph:
         return [name, "--conf", str(self.folder / "ceph.conf"), *arguments]
 
     def call(self, name: str, *arguments: str) -> str:
+        """Raises subprocess.TimeoutExpired where a daemon has died: Ceph would ask it for ever."""
         command = self.command(name, *arguments)
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=2 * START_S
+        ).stdout
 
     @contextmanager
     def daemon(self, name: str, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
