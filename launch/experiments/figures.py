@@ -17,25 +17,26 @@ INITIALISATIONS = {
 }
 LABEL = 36
 """Characters of a line."""
-MOMENTS = (("0.65", -0.13, "half of fine-tuning"), ("C0", 0.13, "all of it"))
+MOMENTS = (("0.6", -0.17, "half of fine-tuning"), ("C0", 0.17, "all of it"))
 """Colour, shift and name of what was found after each."""
 
 
 def draw_tier(tier: TierConfig, numbers: Numbers, path: Path) -> None:
-    """A point a world and the mean, of each arm."""
+    """Each world by its number, and the mean, of each arm: arms may have run in different worlds."""
     arms = [arm for arm in reversed(tier.arms) if numbers.of(arm, "mAP", tier.worlds)]
     figure, axes = _figure(0.9 + 0.5 * len(arms))
     for moment, (colour, shift, label) in enumerate(MOMENTS):
         for place, arm in enumerate(arms):
-            values = list(numbers.of(arm, "mAP", tier.worlds, moment).values())
-            if values:
-                axes.plot(values, [place + shift] * len(values), "o", color=colour, ms=4, alpha=0.6)
-                middle, ends = float(np.mean(values)), (place + shift - 0.1, place + shift + 0.1)
-                axes.plot([middle] * 2, ends, color=colour, lw=2.5)
+            values = numbers.of(arm, "mAP", tier.worlds, moment)
+            for world, value in values.items():
+                axes.plot(value, place + shift, marker=f"${world}$", color=colour, ms=5.5, mew=0.3)
+            if len(values) > 1:
+                ends = (place + shift - 0.16, place + shift + 0.16)
+                axes.plot([np.mean(list(values.values()))] * 2, ends, color=colour, lw=2)
         axes.plot([], color=colour, lw=2.5, label=label)
     says = [textwrap.fill(numbers.experiment.config.arms[arm].says, LABEL) for arm in arms]
     axes.set_yticks(range(len(arms)), says)
-    axes.set_xlabel("mAP, percent (a point: a world; a bar: their mean)")
+    axes.set_xlabel("mAP, percent (a digit: a world; a bar: their mean)")
     axes.set_xlim(left=0)
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     _save(figure, path)
