@@ -301,7 +301,10 @@ def test_the_page_shows_records_of_today_s_settings(experiment: Experiment, tmp_
         in text
     )
     later = next(line for line in text.splitlines() if line.startswith("Added after numbers"))
-    assert "`whole_long` > `random_long`: with `whole_long`" in later and "`whole` > `random`:" not in later
+    assert (
+        "`whole_long` > `random_long`: with `whole_long`" in later
+        and "`whole` > `random`:" not in later
+    )
     page.write_text("")
     with pytest.raises(UserError, match="put them back"):
         write_results(experiment, records, tmp_path)
