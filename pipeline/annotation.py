@@ -7,7 +7,8 @@ regions to ignore and people without identity stay, flagged.
 
 import hashlib
 import re
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -93,6 +94,21 @@ class Annotation(_Record):
         if len(data) > MAX_JSON_BYTES:
             raise ValueError(f"annotation of {len(data)} bytes, more than {MAX_JSON_BYTES}")
         return cls.model_validate_json(data)
+
+
+def identities_of(persons: Sequence[Person]) -> list[str]:
+    """Each once, sorted."""
+    return sorted({person.identity for person in persons if person.identity is not None})
+
+
+def summarise(persons: Sequence[Person]) -> dict[str, Any]:
+    """What an index tells of a sample's people: its columns `persons`, `ignored` and `identities`."""
+    ignored = sum(person.ignore for person in persons)
+    return {
+        "persons": len(persons) - ignored,
+        "ignored": ignored,
+        "identities": identities_of(persons),
+    }
 
 
 def sample_key(dataset: str, split: str, relative_path: str) -> str:

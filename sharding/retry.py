@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from pipeline.annotation import identities_of
 from pipeline.errors import UserError
 from pipeline.shards import Manifest
 from pipeline.stores.store import Location
@@ -16,7 +17,7 @@ from sharding.output import complete
 from sharding.plan import PlannedSample, ShardPlan, differences, make_plan, manifest_settings
 from sharding.prepare import conversion_of
 from sharding.recipe import SetRequest
-from sharding.same_release import identities_of, read_written
+from sharding.same_release import read_written
 from sharding.writer import ShardJob
 
 
@@ -133,7 +134,9 @@ def prepare_retry(request: SetRequest) -> PreparedRetry | None:
 
 def _withheld(manifest: Manifest, sample: SourceSample) -> bool:
     """Whether it shows somebody who was forgotten while nobody could know that."""
-    return any(manifest.pseudonym(one) in manifest.withheld for one in identities_of(sample))
+    return any(
+        manifest.pseudonym(one) in manifest.withheld for one in identities_of(sample.persons)
+    )
 
 
 def _refuse_changes(request: SetRequest, manifest: Manifest, listing: Listing) -> None:

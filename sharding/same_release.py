@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.accounting import account_shard, add_up
+from pipeline.annotation import identities_of, summarise
 from pipeline.errors import UserError
 from pipeline.shards import MANIFEST, OK, Manifest, index_name
 from pipeline.stores.store import Location
@@ -81,16 +82,10 @@ def read_written(out: Location, manifest: Manifest) -> WrittenSamples:
     return WrittenSamples(quarantined, pa.concat_arrays(keys), np.frombuffer(told, np.uint64))
 
 
-def identities_of(sample: SourceSample) -> list[str]:
-    """Sorted."""
-    return sorted({one.identity for one in sample.persons if one.identity is not None})
-
-
 def _tell(sample: SourceSample) -> list[Any]:
     """What an index has of it in `TOLD`."""
-    ignored = sum(person.ignore for person in sample.persons)
-    people = len(sample.persons) - ignored
-    return [sample.key, sample.origin, people, ignored, identities_of(sample)]
+    told = {"key": sample.key, "origin": sample.origin, **summarise(sample.persons)}
+    return [told[column] for column in TOLD]
 
 
 def _fingerprint(values: Iterable[object]) -> bytes:
@@ -102,7 +97,7 @@ def _require_alike(source: str, sample: SourceSample, row: dict[str, Any]) -> No
     if sample.origin != row["origin"] or row["identities"] not in (
         None,
         [],
-        identities_of(sample),
+        identities_of(sample.persons),
     ):
         raise _another_release(source, sample.origin)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.annotation import identities_of, summarise
 from pipeline.shards import INDEX_SCHEMA, OK, QUARANTINED, index_name, parquet_bytes, tar_name
 from pipeline.stores.store import Location
 from sharding.convert import VANISHED, Conversion, Member, NeedsMemory, convert, read_sample
@@ -134,14 +135,13 @@ def _size(ahead: "deque[tuple[PlannedSample, Future[bytes | Fault]]]") -> int:
 
 def _row(planned: PlannedSample, source_sha256: str | None) -> dict[str, Any]:
     row = dict.fromkeys(INDEX_SCHEMA.names)
-    people = planned.source.persons
-    identities = {person.identity for person in people if person.identity is not None}
     row.update(
         key=planned.source.key,
         origin=planned.source.origin,
         run=planned.run,
         source_sha256=source_sha256,
-        identities=sorted(identities),  # of a quarantined sample too: it can be forgotten
+        # Of a quarantined sample too: it can be forgotten.
+        identities=identities_of(planned.source.persons),
     )
     return row
 
@@ -149,8 +149,6 @@ def _row(planned: PlannedSample, source_sha256: str | None) -> dict[str, Any]:
 def _append(tar: TarWriter, member: Member) -> dict[str, Any]:
     """Adds image and annotation to the tar; returns their part of the index row."""
     annotation = member.annotation
-    ignored = sum(person.ignore for person in annotation.persons)
-    identities = {person.identity for person in annotation.persons if person.identity is not None}
     return {
         "status": OK,
         "image_type": member.image_type,
@@ -160,9 +158,7 @@ def _append(tar: TarWriter, member: Member) -> dict[str, Any]:
         "json_size": len(member.text),
         "width": annotation.width,
         "height": annotation.height,
-        "persons": len(annotation.persons) - ignored,
-        "ignored": ignored,
-        "identities": sorted(identities),
+        **summarise(annotation.persons),
     }
 
 

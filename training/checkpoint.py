@@ -176,9 +176,8 @@ class Checkpoints:
     def _publish(self, state: State, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         began = time.perf_counter()
         name = step_name(state.step)
-        temporary = (
-            self.folder / f"{HALF}{name}.{time.time_ns()}"
-        )  # one of that name may not go away
+        # A name of its own: a half folder of an earlier try may not go away.
+        temporary = self.folder / f"{HALF}{name}.{time.time_ns()}"
         try:
             self._clear()
             size = _fill(temporary, state, tensors)

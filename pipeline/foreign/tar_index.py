@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import ValidationError
 
-from pipeline.annotation import Annotation, Task, sample_key
+from pipeline.annotation import Annotation, Task, sample_key, summarise
 from pipeline.foreign.fields import FieldMap
 from pipeline.foreign.reader import MAX_MEMBER_BYTES, ForeignSample, Member, read_samples
 from pipeline.rendering.decode import MOST_HALVINGS, PNG_SIGNATURE, decode, image_size
@@ -171,8 +171,6 @@ class _Rows:
             raise ValueError(TWICE)
         image, image_type, size = self._image(sample)
         annotation, text = self._annotation(sample, image, size)
-        ignored = sum(person.ignore for person in annotation.persons)
-        people = {one.identity for one in annotation.persons if one.identity is not None}
         own = {"origin": annotation.source} if self.labels.fields is None else {}
         return {
             **own,
@@ -186,9 +184,7 @@ class _Rows:
             "source_sha256": sha256(image.data or b""),
             "width": annotation.width,
             "height": annotation.height,
-            "persons": len(annotation.persons) - ignored,
-            "ignored": ignored,
-            "identities": sorted(people),
+            **summarise(annotation.persons),
         }
 
     def _image(self, sample: ForeignSample) -> tuple[Member, str, tuple[int, int]]:

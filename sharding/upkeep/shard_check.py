@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from webdataset import tariterators
 
+from pipeline.annotation import summarise
 from pipeline.foreign.reader import IMAGE_EXTENSIONS, printable
 from pipeline.shards import (
     FORGOTTEN,
@@ -200,16 +201,12 @@ def _check_annotation(check: ShardCheck, data: bytes, row: Row) -> Iterator[str]
     except ValueError as error:
         yield f"annotation does not validate: {' '.join(str(error).split())}"
         return
-    ignored = sum(person.ignore for person in annotation.persons)
-    identities = {person.identity for person in annotation.persons if person.identity is not None}
     said = {
         "key": annotation.key,
         "origin": annotation.source if plain.fields is None else row["origin"],
         "width": annotation.width,
         "height": annotation.height,
-        "persons": len(annotation.persons) - ignored,
-        "ignored": ignored,
-        "identities": sorted(identities),
+        **summarise(annotation.persons),
     }
     for name, value in said.items():
         if row[name] != value:
